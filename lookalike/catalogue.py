@@ -1,0 +1,150 @@
+"""Which pictures: folders, files and CSV catalogues to checked rows.
+
+A picture's key is its absolute path. A name that is not valid UTF-8 has no place in JSON or in a database, so its key
+is the file URI of RFC 8089 (``file:///photos/caf%E9.jpg``), which leads back to the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from lookalike.errors import CatalogueError
+from lookalike.images import EXTENSIONS, looks_like_picture, shown
+
+__all__ = ["Row", "key_of", "path_of", "rows"]
+
+PICTURE_COLUMNS = ("image", "picture", "path", "file", "filename")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One picture: its `path` for the operating system, and what is known about it."""
+
+    path: str
+    payload: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """The key it is stored under."""
+        return key_of(self.path)
+
+
+def key_of(path: str | os.PathLike[str]) -> str:
+    """The key of a picture file: its absolute path, or its file URI where the path is not valid UTF-8."""
+    whole = os.path.abspath(path)  # noqa: PTH100 - Path.absolute keeps ".."
+    try:
+        whole.encode("utf-8")
+    except UnicodeEncodeError:
+        return Path(whole).as_uri()
+    return whole
+
+
+def path_of(key: str) -> str:
+    """The path behind a key made by `key_of`."""
+    return os.fsdecode(unquote_to_bytes(urlsplit(key).path)) if key.startswith("file://") else key
+
+
+def rows(places: Iterable[str | os.PathLike[str]]) -> Iterator[Row]:
+    """Every picture of some folders, files and CSV catalogues, each once, folders in order of name.
+
+    Folders are walked to the bottom; hidden files and folders (``.name``) are passed over, links to folders are not
+    followed. A file counts if its extension or its first bytes say picture. The payload of a folder's picture is its
+    ``category``: the name of the folder it lies in. A CSV file gives one picture per row: the column named image,
+    picture, path, file or filename holds the path, relative to the CSV; every other column becomes payload, numbers
+    where the whole column is numbers. A single file is taken as a picture whatever its name.
+
+    Raises:
+        CatalogueError: a place does not exist, or a CSV file has no picture column or is malformed.
+    """
+    seen: set[str] = set()
+    for place in places:
+        where = os.fspath(place)
+        if os.path.isdir(where):  # noqa: PTH112 - a str keeps undecodable bytes as they are
+            found: Iterable[Row] = _folder(where)
+        elif where.lower().endswith(".csv"):
+            found = _csv(where)
+        elif os.path.lexists(where):
+            found = [Row(os.path.abspath(where), _category(where))]  # noqa: PTH100
+        else:
+            raise CatalogueError(f"no such file or folder: {shown(where)}")
+        for row in found:
+            if row.path not in seen:
+                seen.add(row.path)
+                yield row
+
+
+def _category(path: str) -> dict[str, Any]:
+    return {"category": shown(os.path.basename(os.path.dirname(os.path.abspath(path))))}  # noqa: PTH100, PTH119, PTH120
+
+
+def _folder(top: str) -> Iterator[Row]:
+    def complain(error: OSError) -> None:
+        raise CatalogueError(f"cannot list folder {shown(error.filename)}: {error.strerror}") from error
+
+    for folder, folders, files in os.walk(os.path.abspath(top), onerror=complain):  # noqa: PTH100
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        payload = {"category": shown(os.path.basename(folder))}  # noqa: PTH119
+        for name in sorted(files):
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if not name.startswith(".") and (os.path.splitext(name)[1].lower() in EXTENSIONS or _announces(path)):  # noqa: PTH122
+                yield Row(path, payload)
+
+
+def _announces(path: str) -> bool:
+    """Whether a file without a picture's extension begins like a picture. Only regular files are opened."""
+    try:
+        if not os.path.isfile(path):  # noqa: PTH113
+            return False
+        with open(path, "rb") as file:  # noqa: PTH123
+            return looks_like_picture(file.read(16))
+    except OSError:
+        return False
+
+
+def _csv(path: str) -> Iterator[Row]:
+    home = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
+            first = file.readline()
+            file.seek(0)
+            table = list(csv.reader(file, delimiter=max(",;\t", key=first.count)))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CatalogueError(f"cannot read catalogue {shown(path)}: {error}") from error
+    if not table or not any(table[0]):
+        raise CatalogueError(f"catalogue {shown(path)} is empty: its first row must name the columns")
+    header, body = table[0], [(number, row) for number, row in enumerate(table[1:], start=2) if any(row)]
+    column = next((i for name in PICTURE_COLUMNS for i, h in enumerate(header) if h.strip().lower() == name), None)
+    if column is None:
+        raise CatalogueError(
+            f"catalogue {shown(path)} has no picture column: name one of {', '.join(PICTURE_COLUMNS)}; "
+            f"found {', '.join(header)}"
+        )
+    for number, row in body:
+        if len(row) != len(header) or not row[column].strip():
+            problem = "no picture" if len(row) == len(header) else f"{len(row)} fields instead of {len(header)}"
+            raise CatalogueError(f"catalogue {shown(path)}, row {number}: {problem}")
+    convert = [_column_type([row[i] for _, row in body]) for i in range(len(header))]
+    for _, row in body:
+        payload = {h: convert[i](row[i]) for i, h in enumerate(header) if i != column and h and row[i] != ""}
+        yield Row(os.path.join(home, row[column].strip()), payload)  # noqa: PTH118
+
+
+def _column_type(values: Sequence[str]) -> Callable[[str], Any]:
+    """int, float or str: the narrowest type that every non-empty value of a column has, leading zeros kept as text."""
+    filled = [value for value in values if value != ""]
+    if any(v.lstrip("+-").startswith("0") and v.lstrip("+-")[1:2].isdigit() for v in filled):
+        return str
+    for kind in (int, float):
+        try:
+            numbers = [kind(value) for value in filled]
+        except ValueError:
+            continue
+        if filled and all(abs(number) < 2**63 for number in numbers):
+            return kind
+    return str

@@ -1,0 +1,411 @@
+"""The command line: one command per verb, each a thin skin over one function.
+
+stdout carries data, stderr progress and complaints. Exit status: 0 done, 1 a `LookalikeError` (one line that says what
+to do), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import warnings
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lookalike import __version__
+from lookalike.errors import LookalikeError, QueryError
+
+if TYPE_CHECKING:
+    from lookalike.catalogue import Row
+    from lookalike.encoder import Encoder
+    from lookalike.index.base import FieldType, Hit, Index, Payload
+    from lookalike.indexing import Summary
+    from lookalike.search import Searcher
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="lookalike")
+@click.option("--debug", is_flag=True, help="Show the whole traceback of an error.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Find, in your own pictures, what looks like this.
+
+    \b
+    lookalike index ~/Pictures --to pictures.index
+    lookalike search pictures.index some.jpg --html found.html
+    """
+    context.obj = debug
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit. `args` defaults to those of the process."""
+    # Pillow warns of odd metadata in pictures it reads well; whoever indexes thousands can do nothing about it.
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
+    try:
+        cli.main(args=None if args is None else list(args), prog_name="lookalike", standalone_mode=False)
+    except LookalikeError as error:
+        if "--debug" in (sys.argv[1:] if args is None else args):
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, say `head`, has seen enough
+        sys.stdout = None
+        sys.exit(0)
+
+
+model_option = click.option(
+    "--model", metavar="BUNDLE", help="Encoder bundle: a folder or .zip. Default: the one the index was made with."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+where_option = click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only items that fit, e.g. category=shoes, 'price<50', 'year>=2012'. Give it again for further conditions; "
+    "the same field with = again means either value.",
+)
+
+
+@cli.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...", type=click.Path())
+@click.option("--to", "location", required=True, metavar="INDEX", help="A folder, or http(s)://host:port/collection.")
+@click.option("--model", metavar="BUNDLE", help="Encoder bundle: a folder or .zip. Default: the one that ships.")
+@click.option("--prune", is_flag=True, help="Drop entries whose file is gone.")
+@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read.")
+@click.option("--quantize", type=click.Choice(["int8"]), help="Store a compact copy of the vectors for faster search.")
+@json_option
+def index(
+    pictures: tuple[str, ...],
+    location: str,
+    model: str | None,
+    prune: bool,
+    strict: bool,
+    quantize: Any,
+    as_json: bool,
+) -> None:
+    """Put pictures into an index, or bring it up to date.
+
+    PICTURES are folders (walked to the bottom), picture files, or CSV catalogues with a column of picture paths.
+    Files that did not change are not encoded again. Interrupt it and run it again: it goes on where it was.
+
+    \b
+    Examples:
+      lookalike index ~/Pictures --to pictures.index
+      lookalike index shop/products.csv --to http://localhost:6333/products
+    """
+    from lookalike.catalogue import rows
+    from lookalike.index import open_index
+    from lookalike.indexing import update_index
+
+    began = time.monotonic()
+    encoder = _encoder(model)
+    listed = list(rows(pictures))
+    meta = {"encoder": encoder.describe(), "lookalike": __version__}
+    target = open_index(location, dim=encoder.dim, meta=meta, fields=_fields(listed), quantization=quantize)
+    with closing(target), _progress(len(listed)) as progress:
+        summary = update_index(target, encoder, listed, prune=prune, strict=strict, progress=progress)
+        total = len(target)
+    for error in summary.skipped:
+        click.echo(f"skipped {error.path}: {error.reason}", err=True)
+    _report(summary, total, time.monotonic() - began, location, as_json)
+
+
+def _report(summary: Summary, total: int, seconds: float, location: str, as_json: bool) -> None:
+    counts = {name: getattr(summary, name) for name in ("added", "replaced", "unchanged", "moved", "removed")}
+    if as_json:
+        skipped = [{"path": error.path, "reason": error.reason} for error in summary.skipped]
+        rest = {"vanished": summary.vanished, "encoded": summary.encoded, "total": total, "seconds": round(seconds, 3)}
+        click.echo(json.dumps({**counts, **rest, "skipped": skipped}, ensure_ascii=False))
+        return
+    text = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    click.echo(f"{text}, skipped {len(summary.skipped):,}: {total:,} pictures in {location} ({seconds:.1f} s)")
+    if summary.vanished:
+        click.echo(f"{summary.vanished:,} entries have lost their file: --prune drops them", err=True)
+
+
+@cli.command()
+@click.argument("location", metavar="INDEX")
+@click.argument("queries", nargs=-1, metavar="QUERY...", type=click.Path())
+@click.option("--like", "liked", multiple=True, metavar="PICTURE", help="A liked example; several make one question.")
+@click.option("--unlike", "disliked", multiple=True, metavar="PICTURE", help="A disliked example; goes with --like.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many answers per question.")
+@where_option
+@click.option("--min-score", type=click.FloatRange(-1, 1), help="Only answers at least this close (cosine).")
+@click.option("--html", "sheet", metavar="FILE", help="Write a contact sheet: queries left, neighbours right.")
+@click.option("--open", "show", is_flag=True, help="Open the contact sheet in a browser.")
+@model_option
+@json_option
+def search(
+    location: str,
+    queries: tuple[str, ...],
+    liked: tuple[str, ...],
+    disliked: tuple[str, ...],
+    k: int,
+    conditions: tuple[str, ...],
+    min_score: float | None,
+    sheet: str | None,
+    show: bool,
+    model: str | None,
+    as_json: bool,
+) -> None:
+    """Find what looks like QUERY: one question per picture.
+
+    \b
+    Examples:
+      lookalike search pictures.index cat.jpg -k 5
+      lookalike search pictures.index *.jpg --where category=shoes --html found.html --open
+      lookalike search pictures.index --like red.jpg --like round.jpg --unlike square.jpg --json
+    """
+    from lookalike.images import shown
+
+    if bool(queries) == bool(liked or disliked):
+        raise click.UsageError("give either QUERY pictures or --like/--unlike examples")
+    options: dict[str, Any] = {"k": k, "where": parse_conditions(conditions), "min_score": min_score}
+    answers: list[tuple[str, str | None, list[Hit]]] = []
+    with _searcher(location, model) as searcher:
+        for query in queries:
+            answers.append((shown(query), query, searcher.by_picture(query, **options)))
+        if not queries:
+            label = " ".join([*(f"+{shown(p)}" for p in liked), *(f"-{shown(p)}" for p in disliked)])
+            answers.append((label, liked[0] if liked else None, searcher.by_examples(liked, disliked, **options)))
+    for label, _, hits in answers:
+        _print_hits(label if len(answers) > 1 else None, hits, as_json, label)
+    if sheet or show:
+        _write_sheet(answers, sheet or "lookalike.html", location, show)
+
+
+def _print_hits(heading: str | None, hits: Sequence[Hit], as_json: bool, query: str) -> None:
+    if as_json:
+        for hit in hits:
+            path = hit.payload.get("path", hit.key)
+            line = {"query": query, "key": hit.key, "score": round(hit.score, 6), "path": path, "payload": hit.payload}
+            click.echo(json.dumps({**line, "copies": list(hit.copies)} if hit.copies else line, ensure_ascii=False))
+        return
+    if heading is not None:
+        click.echo(heading)
+    for hit in hits:
+        click.echo(_line(hit))
+    if not hits:
+        click.echo("nothing found", err=True)
+
+
+def _line(hit: Hit) -> str:
+    from lookalike.images import shown
+
+    copies = f"  (+{len(hit.copies)} identical)" if hit.copies else ""
+    return f"{hit.score:6.3f}  {shown(hit.payload.get('path', hit.key))}{copies}"
+
+
+def _write_sheet(answers: Sequence[tuple[str, str | None, list[Hit]]], file: str, location: str, show: bool) -> None:
+    from lookalike.sheet import Strip, contact_sheet
+
+    strips = [Strip(label, picture, hits) for label, picture, hits in answers]
+    _write_text(file, contact_sheet(strips, f"Lookalikes in {location}", f"{len(strips)} questions, cosine similarity"))
+    if show:
+        webbrowser.open(Path(file).resolve().as_uri())
+
+
+def _write_text(file: str, text: str) -> None:
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise LookalikeError(f"cannot write {file}: {error.strerror}") from error
+    click.echo(f"wrote {file}", err=True)
+
+
+@cli.command()
+@click.argument("location", metavar="INDEX")
+@click.option("--threshold", type=click.FloatRange(-1, 1, min_open=True), help="Cosine. Default: the bundle's own.")
+@where_option
+@click.option("--html", "sheet", metavar="FILE", help="Write a contact sheet, one row per group.")
+@json_option
+def duplicates(
+    location: str, threshold: float | None, conditions: tuple[str, ...], sheet: str | None, as_json: bool
+) -> None:
+    """Find groups of pictures that are all but the same.
+
+    The first of each group has the most pixels: the one to keep.
+
+    \b
+    Example:
+      lookalike duplicates pictures.index --html duplicates.html
+    """
+    from lookalike.index import open_index
+    from lookalike.search import near_duplicates
+
+    with closing(open_index(location, read_only=True)) as opened:
+        cutoff = threshold if threshold is not None else _duplicate_threshold(opened)
+        groups = near_duplicates(opened, cutoff, parse_conditions(conditions))
+    for number, group in enumerate(groups):
+        if as_json:
+            items = [{"key": hit.key, "score": round(hit.score, 6), "payload": hit.payload} for hit in group]
+            click.echo(json.dumps({"group": number, "items": items}, ensure_ascii=False))
+        else:
+            click.echo("\n".join([*([""] if number else []), *map(_line, group)]))
+    extra = sum(len(group) - 1 for group in groups)
+    click.echo(f"{len(groups):,} groups, {extra:,} pictures more than needed, cosine ≥ {cutoff:.3f}", err=True)
+    if sheet:
+        from lookalike.catalogue import path_of
+        from lookalike.sheet import Strip, contact_sheet
+
+        strips = [Strip("largest", path_of(group[0].key), group[1:]) for group in groups]
+        _write_text(sheet, contact_sheet(strips, f"Near-duplicates in {location}", f"cosine ≥ {cutoff:.3f}"))
+
+
+def _duplicate_threshold(opened: Index) -> float:
+    """The threshold that was calibrated for the encoder of this index."""
+    thresholds = _encoder(_remembered(opened)).bundle.manifest.get("thresholds", {})
+    if "duplicate" not in thresholds:
+        raise QueryError("the bundle of this index carries no calibrated threshold: give --threshold, e.g. 0.95")
+    return float(thresholds["duplicate"])
+
+
+@cli.command()
+@click.argument("place", metavar="INDEX|BUNDLE")
+@json_option
+def info(place: str, as_json: bool) -> None:
+    """Say what an index or a bundle is. `lookalike info default` shows the bundle that ships.
+
+    \b
+    Example:
+      lookalike info pictures.index
+    """
+    from lookalike.bundle import MANIFEST
+
+    path = Path(place)
+    is_bundle = place == "default" or path.suffix == ".zip" or (path / MANIFEST).is_file()
+    facts = _bundle_facts(place) if is_bundle else _index_facts(place)
+    if as_json:
+        click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        text = value if isinstance(value, str | int) else json.dumps(value, ensure_ascii=False)
+        click.echo(f"{name:<{width}}  {text}")
+
+
+def _bundle_facts(place: str) -> dict[str, Any]:
+    bundle = _encoder(None if place == "default" else place).bundle
+    manifest = bundle.manifest
+    facts = {
+        "kind": "bundle",
+        "name": bundle.name,
+        "fingerprint": bundle.fingerprint,
+        "path": str(bundle.path),
+        "dim": bundle.dim,
+        "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
+        "image": manifest["image"],
+    }
+    return facts | {name: manifest[name] for name in ("thresholds", "metrics", "licence") if name in manifest}
+
+
+def _index_facts(place: str) -> dict[str, Any]:
+    from lookalike.index import open_index
+
+    with closing(open_index(place, read_only=True)) as opened:
+        facts = {"kind": "index", "location": opened.location, "pictures": len(opened), "dim": opened.dim}
+        return facts | dict(opened.meta)
+
+
+def parse_conditions(conditions: Sequence[str]) -> Payload | None:
+    """``field=value``, ``field<number`` … to the filter language.
+
+    The shell knows no types, so ``year=2012`` means the number or the text, and ``new=true`` the truth value or the
+    text. Raises QueryError on anything else.
+    """
+    where: Payload = {}
+    for condition in conditions:
+        match = re.fullmatch(r"([^<>=]+?)\s*(<=|>=|<|>|=)\s*(.+)", condition.strip(), re.DOTALL)
+        if not match:
+            raise QueryError(f"cannot read condition {condition!r}: write field=value or field>=number")
+        name, sign, value = match.groups()
+        kind = "any_of" if sign == "=" else "range"
+        spec = where.setdefault(name, {kind: [] if sign == "=" else {}})
+        if kind not in spec:
+            raise QueryError(f"conditions on {name!r} mix = with < or >: use one kind per field")
+        if sign == "=":
+            spec["any_of"] += _readings(value)
+            continue
+        try:
+            spec["range"][{"<": "lt", "<=": "lte", ">": "gt", ">=": "gte"}[sign]] = float(value)
+        except ValueError:
+            raise QueryError(f"condition {condition!r} compares with a number, got {value!r}") from None
+    return where or None
+
+
+def _readings(value: str) -> list[str | int | bool]:
+    readings: list[str | int | bool] = [value]
+    if re.fullmatch(r"[+-]?\d{1,18}", value):
+        readings.append(int(value))
+    if value in ("true", "false"):
+        readings.append(value == "true")
+    return readings
+
+
+def _encoder(model: str | None) -> Encoder:
+    from lookalike.encoder import Encoder
+
+    return Encoder.default() if model in (None, "default") else Encoder.load(str(model))
+
+
+def _remembered(opened: Index) -> str | None:
+    """The bundle an index was made with."""
+    encoder = opened.meta.get("encoder")
+    return encoder["bundle"] if encoder else None
+
+
+@contextmanager
+def _searcher(location: str, model: str | None) -> Iterator[Searcher]:
+    from lookalike.index import open_index
+    from lookalike.search import Searcher
+
+    with closing(open_index(location, read_only=True)) as opened:
+        yield Searcher(_encoder(model or _remembered(opened)), opened)
+
+
+def _fields(listed: Sequence[Row]) -> dict[str, FieldType]:
+    """The payload columns worth an index of their own, with their types: all that hold one kind of plain value."""
+    types: dict[str, set[type]] = {}
+    for row in listed:
+        for name, value in row.payload.items():
+            types.setdefault(name, set()).add(type(value))
+    names: dict[type, FieldType] = {str: "keyword", int: "integer", float: "float", bool: "bool"}
+    return {name: names[next(iter(kinds))] for name, kinds in types.items() if len(kinds) == 1 and kinds <= set(names)}
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Summary, int], None] | None]:
+    """A bar with pictures per second and the time left on stderr, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total, rate="")
+        began = time.monotonic()
+
+        def advance(summary: Summary, seen: int) -> None:
+            rate = summary.encoded / max(time.monotonic() - began, 1e-3)
+            note = f"{rate:,.0f} pictures/s" + (f", {len(summary.skipped)} skipped" if summary.skipped else "")
+            bar.update(task, completed=seen, rate=note)
+
+        yield advance

@@ -1,0 +1,79 @@
+"""Everything Lookalike raises on purpose, one tree.
+
+::
+
+    LookalikeError                one line that says what happened and what to do
+    ├── ImageError                a picture that cannot be read: path and reason (bulk work skips and counts it)
+    ├── CatalogueError            a folder, CSV or JSON file that is not a list of pictures: file, row, reason
+    ├── BundleError               an encoder bundle that is missing, damaged or too new: folder and reason
+    ├── ShapeError                vectors of the wrong shape: what was expected and what came
+    ├── QueryError                a question that cannot be answered: bad filter, unknown key, no examples
+    ├── IndexUnavailable          an index that cannot be opened: location, cause and what to start
+    ├── EncoderMismatch           an index made with another bundle: names both
+    └── MissingExtra              an optional dependency: the pip command that installs it
+
+Doors (the command line, the HTTP server) catch `LookalikeError` and nothing else: any other exception is a defect.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleError",
+    "CatalogueError",
+    "EncoderMismatch",
+    "ImageError",
+    "IndexUnavailable",
+    "LookalikeError",
+    "MissingExtra",
+    "QueryError",
+    "ShapeError",
+]
+
+
+class LookalikeError(Exception):
+    """Base of every error a user can cause or cure. ``str(error)`` is one line that ends with what to do."""
+
+
+class ImageError(LookalikeError):
+    """A picture that cannot be read.
+
+    Attributes:
+        path: the file as the caller named it, or ``"<bytes>"`` / ``"<picture>"`` for pictures without a file.
+        reason: why, in a few words, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot read picture {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class CatalogueError(LookalikeError):
+    """A folder, CSV or JSON file that does not describe pictures. The message names file, row and column."""
+
+
+class BundleError(LookalikeError):
+    """An encoder bundle that is missing, incomplete, altered, or written by a newer version."""
+
+
+class ShapeError(LookalikeError):
+    """Vectors whose shape does not fit: the message gives the expected and the actual shape."""
+
+
+class QueryError(LookalikeError):
+    """A question that has no answer as asked: a malformed filter, an unknown key, no examples, ``k < 1``."""
+
+
+class IndexUnavailable(LookalikeError):
+    """An index that cannot be opened or reached. The message names the location, the cause and the remedy."""
+
+
+class EncoderMismatch(LookalikeError):
+    """An index whose vectors were made by another encoder than the one asking. The message names both."""
+
+
+class MissingExtra(LookalikeError):
+    """A feature whose optional dependency is not installed."""
+
+    def __init__(self, feature: str, package: str, extra: str) -> None:
+        super().__init__(f"{feature} needs {package}: pip install 'lookalike[{extra}]'")

@@ -1,0 +1,210 @@
+"""How good a ranking is, one number per query: recall, precision, average precision, reciprocal rank.
+
+Every picture is a query against all the others. Another picture is *relevant* if it has the query's label; pictures of
+the query's own group (the same product from another side, a retouched copy) can be left out, since finding them proves
+little. Scores are cosine similarities of unit vectors.
+
+**Ties go against the query**: of pictures with the same score, the irrelevant ones count as ranked first. An encoder
+that gives one constant vector then scores the least a ranking can, not the luck of the sorting order. Scores closer
+than `TIE` are ties, because float32 arithmetic cannot tell them apart.
+
+Functions return per-query arrays of float64, NaN where the measure has no meaning (a query with nothing relevant), so
+that two encoders can be compared query by query: `mean_interval` and `paired_interval` take the mean and its bootstrap
+interval over the queries that count.
+
+Sources: R-Precision and MAP@R are those of Musgrave, Belongie and Lim, "A Metric Learning Reality Check" (ECCV 2020);
+the percentile bootstrap is Efron's (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.errors import ShapeError
+from lookalike.vectors import Vectors, unit
+
+Values = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+
+# Cosines of float32 unit vectors carry errors of about 1e-7; whatever is closer than this is one score.
+TIE = 1e-6
+# Scores held at once, per block of queries: 32 MiB of float32.
+BLOCK_CELLS = 1 << 23
+
+__all__ = [
+    "TIE",
+    "Interval",
+    "average_precision_at_r",
+    "mean_interval",
+    "paired_interval",
+    "precision_at_k",
+    "recall_at_k",
+    "reciprocal_rank",
+]
+
+
+def recall_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None) -> Values:
+    """1.0 where at least one of the `k` nearest pictures is relevant, else 0.0 ("R@k" of the retrieval papers).
+
+    Args:
+        vectors: (n, dim) rows, unit length or not (they are scaled).
+        labels: (n,) of any one type that can be compared; equal means relevant.
+        k: how many neighbours to look at, at least 1.
+        groups: (n,) or None; pictures of the query's group are left out of its gallery. Without groups, only the
+            query itself is left out.
+
+    Returns:
+        (n,) float64; NaN for a query without any relevant picture.
+
+    Raises:
+        ShapeError: the lengths differ, or a row of `vectors` has no direction.
+    """
+    _check_k(k)
+    return _per_query(vectors, labels, groups, lambda line: float(line.nearest(k).any()))
+
+
+def precision_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None) -> Values:
+    """Share of relevant pictures among the `k` nearest. A query with fewer than k relevant ones cannot reach 1.
+
+    Arguments, result and errors as for `recall_at_k`.
+    """
+    _check_k(k)
+    return _per_query(vectors, labels, groups, lambda line: float(line.nearest(k).sum()) / k)
+
+
+def average_precision_at_r(vectors: Any, labels: Any, groups: Any = None) -> Values:
+    """MAP@R before its mean: precision at the rank of each relevant picture among the first R, summed, over R.
+
+    R is the number of pictures relevant to the query. 1.0 means that all of them come first; unlike plain R-Precision
+    it rewards their order, and unlike average precision it does not look beyond R (Musgrave et al. 2020, equation 2).
+
+    Arguments, result and errors as for `recall_at_k`.
+    """
+
+    def measure(line: _Line) -> float:
+        hits = line.nearest(line.total)
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        return float((precision * hits).sum()) / line.total
+
+    return _per_query(vectors, labels, groups, measure)
+
+
+def reciprocal_rank(vectors: Any, labels: Any, groups: Any = None) -> Values:
+    """1 / rank of the first relevant picture; the mean over queries is MRR.
+
+    Arguments, result and errors as for `recall_at_k`.
+    """
+    return _per_query(vectors, labels, groups, lambda line: 1.0 / line.first())
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and its interval, with the number of queries behind it."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def mean_interval(values: Any, confidence: float = 0.95, seed: int = 0, draws: int = 2000) -> Interval:
+    """Mean of the values that are not NaN, with a percentile-bootstrap interval over queries (Efron 1979).
+
+    Args:
+        values: (n,) one number per query.
+        confidence: share of bootstrap means inside the interval.
+        seed: of the resampling; equal seeds give equal intervals.
+        draws: how many times to resample.
+
+    Raises:
+        ShapeError: not one-dimensional, or nothing but NaN.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ShapeError(f"values must have shape (n,), got {array.shape}")
+    array = array[~np.isnan(array)]
+    if not len(array):
+        raise ShapeError("values must hold at least one number that is not NaN: no query has anything relevant")
+    dice = np.random.default_rng(seed)
+    means = np.array([array[dice.integers(len(array), size=len(array))].mean() for _ in range(draws)])
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(array.mean()), float(low), float(high), len(array))
+
+
+def paired_interval(ours: Any, theirs: Any, confidence: float = 0.95, seed: int = 0, draws: int = 2000) -> Interval:
+    """Mean of the differences `ours` - `theirs`, query by query, with its interval: above zero, ours is better.
+
+    Far narrower than the difference of two separate intervals, since hard queries are hard for both.
+
+    Raises:
+        ShapeError: the shapes differ, or no query counts for both.
+    """
+    left, right = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
+    if left.shape != right.shape:
+        raise ShapeError(f"paired values must have one shape, got {left.shape} and {right.shape}")
+    return mean_interval(left - right, confidence, seed, draws)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One query's gallery: scores (m,) float64, relevant (m,) bool, and how many are relevant.
+
+    The scores of relevant pictures are lowered by `TIE`: that alone puts them behind every tie.
+    """
+
+    scores: Values
+    relevant: npt.NDArray[np.bool_]
+    total: int
+
+    def nearest(self, k: int) -> npt.NDArray[np.bool_]:
+        """Whether the k nearest are relevant, nearest first: (min(k, m),) bool. Linear in m."""
+        best = np.argpartition(-self.scores, k - 1)[:k] if k < len(self.scores) else np.arange(len(self.scores))
+        hits: npt.NDArray[np.bool_] = self.relevant[best[np.argsort(-self.scores[best], kind="stable")]]
+        return hits
+
+    def first(self) -> int:
+        """Rank, from 1, of the first relevant picture."""
+        return 1 + int((self.scores[~self.relevant] >= self.scores[self.relevant].max()).sum())
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+
+
+def _per_query(vectors: Any, labels: Any, groups: Any, measure: Callable[[_Line], float]) -> Values:
+    values = [measure(line) if line.total else np.nan for line in _lines(vectors, labels, groups)]
+    return np.array(values, dtype=np.float64)
+
+
+def _lines(vectors: Any, labels: Any, groups: Any) -> Iterator[_Line]:
+    """The gallery of every query, scored for a block of queries at a time: memory is bounded by `BLOCK_CELLS`."""
+    rows: Vectors = unit(vectors)
+    label = _numbers(labels, len(rows), "labels")
+    group = np.arange(len(rows)) if groups is None else _numbers(groups, len(rows), "groups")
+    step = max(1, BLOCK_CELLS // max(1, len(rows)))
+    for start in range(0, len(rows), step):
+        scores = rows[start : start + step] @ rows.T
+        for query, line in enumerate(scores, start):
+            gallery = group != group[query]
+            gallery[query] = False
+            relevant = label[gallery] == label[query]
+            yield _Line(line[gallery] - TIE * relevant, relevant, int(relevant.sum()))
+
+
+def _numbers(values: Any, count: int, what: str) -> Numbers:
+    """Any labels as integers, equal where the labels are equal."""
+    array = np.asarray(values)
+    if array.shape != (count,):
+        raise ShapeError(f"{what} must have shape ({count},), one for each vector, got {array.shape}")
+    return np.unique(array, return_inverse=True)[1].astype(np.int64)

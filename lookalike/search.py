@@ -1,0 +1,276 @@
+"""Ask an index: by picture, by vector, by key, by liked and disliked examples; and its near-duplicates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lookalike.catalogue import key_of
+from lookalike.encoder import Encoder
+from lookalike.errors import QueryError
+from lookalike.images import Picture, read_bytes
+from lookalike.index.base import Hit, Index, Item, Where
+from lookalike.vectors import Vectors, unit
+
+__all__ = ["Searcher", "near_duplicates"]
+
+# Rocchio's weights: liked examples pull with 1, disliked ones push with a half, so that they refine and do not rule.
+DISLIKED_WEIGHT = 0.5
+
+
+class Searcher:
+    """Nearest items for pictures, vectors, keys and examples.
+
+    All questions take the same options:
+
+    * ``k``: how many answers, best first.
+    * ``where``: only items whose payload fits (the filter language of `lookalike.index.base`).
+    * ``min_score``: only answers at least this close, a cosine in [-1, 1].
+    * ``distinct``: files with identical content are folded into the one with the smallest key; the others are named
+      in `Hit.copies`. On by default.
+
+    Args:
+        encoder: the encoder that filled the index.
+        index: where to look.
+
+    Raises:
+        EncoderMismatch: the index was filled by another encoder.
+    """
+
+    def __init__(self, encoder: Encoder, index: Index) -> None:
+        encoder.check(index.meta, index.location)
+        self.encoder = encoder
+        self.index = index
+
+    def by_picture(self, picture: Picture, k: int = 10, **options: Any) -> list[Hit]:
+        """Items that look like a picture: a path, the bytes of a file, or a `PIL` image. An indexed one comes first.
+
+        Raises:
+            ImageError: the picture cannot be read. QueryError: malformed `where`, ``k < 1``.
+        """
+        [vector] = self.encoder.images([picture], strict=True)
+        return self.by_vector(vector, k, **options)
+
+    def by_vector(
+        self,
+        vector: Vectors,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+        distinct: bool = True,
+    ) -> list[Hit]:
+        """Items nearest to a vector of shape (dim,); it is brought to unit length. Raises ShapeError, QueryError."""
+        return self._nearest(vector, k, where, min_score, distinct, hidden=frozenset())
+
+    def by_key(
+        self,
+        key: str,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+        distinct: bool = True,
+    ) -> list[Hit]:
+        """Other items like an indexed one. Raises QueryError if the key is unknown."""
+        item = self._item(key)
+        return self._nearest(_vector(item), k, where, min_score, distinct, hidden=_marks([item]))
+
+    def by_examples(
+        self,
+        liked: Sequence[Picture],
+        disliked: Sequence[Picture] = (),
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+        distinct: bool = True,
+    ) -> list[Hit]:
+        """Items like all of `liked` and unlike `disliked`; the examples themselves are left out of the answer.
+
+        The query is the mean liked vector minus half the mean disliked one (Rocchio 1971, relevance feedback).
+
+        Args:
+            liked: at least one example: a key of the index, or a picture as for `by_picture`.
+            disliked: examples to move away from.
+            k: how many answers.
+            where: only items that fit.
+            min_score: only answers at least this close to the combined query.
+            distinct: fold identical files.
+
+        Raises:
+            QueryError: no liked example, or liked and disliked cancel out. ImageError: an example cannot be read.
+        """
+        if not liked:
+            raise QueryError("give at least one liked example: disliked ones alone point nowhere")
+        pull, liked_marks = self._examples(liked)
+        query, marks = pull.mean(axis=0), liked_marks
+        if disliked:
+            push, disliked_marks = self._examples(disliked)
+            query, marks = query - DISLIKED_WEIGHT * push.mean(axis=0), marks | disliked_marks
+        if not np.linalg.norm(query) > 1e-6:
+            raise QueryError("liked and disliked examples cancel out: leave one of them out")
+        return self._nearest(query, k, where, min_score, distinct, hidden=marks)
+
+    def _examples(self, examples: Sequence[Picture]) -> tuple[Vectors, frozenset[str]]:
+        """Vectors (n, dim) of examples, and the marks (keys, content hashes) by which to leave them out."""
+        vectors: list[Vectors] = []
+        marks: set[str] = set()
+        for given in examples:
+            example, key = given, given if isinstance(given, str) else None
+            if isinstance(example, str | os.PathLike):
+                [item] = self.index.get([key or key_of(example)])
+                if item is None and key is not None:
+                    [item] = self.index.get([key_of(example)])
+                if item is not None:
+                    vectors.append(_vector(item))
+                    marks |= _marks([item])
+                    continue
+                example = read_bytes(example)
+            if isinstance(example, bytes):
+                marks.add(hashlib.sha256(example).hexdigest())
+            vectors.append(self.encoder.images([example], strict=True)[0])
+        return np.stack(vectors), frozenset(marks)
+
+    def _item(self, key: str) -> Item:
+        [item] = self.index.get([key])
+        if item is None:
+            raise QueryError(f"no item {key!r} in index {self.index.location}: keys are absolute paths of pictures")
+        return item
+
+    def _nearest(
+        self,
+        vector: Vectors,
+        k: int,
+        where: Where | None,
+        min_score: float | None,
+        distinct: bool,
+        hidden: frozenset[str],
+    ) -> list[Hit]:
+        """Ask for more and more until `k` hits are left after hiding and folding, or the index has no more."""
+        query = unit(vector, self.index.dim, "the query")
+        if k < 1:
+            raise QueryError(f"k must be at least 1, got {k}")
+        wanted = k + len(hidden)
+        while True:
+            found = self.index.search(query, wanted, where)[0]
+            close = [hit for hit in found if min_score is None or hit.score >= min_score]
+            kept = [hit for hit in close if hit.key not in hidden and _content(hit.payload) not in hidden]
+            kept = list(_folded(kept)) if distinct else kept
+            # A copy of the k-th hit may lie just behind it, so one more than k is looked at.
+            if len(kept) > k or len(found) < wanted or len(close) < len(found):
+                return kept[:k]
+            wanted *= 2
+
+
+def _vector(item: Item) -> Vectors:
+    assert item.vector is not None, "Index.get gives vectors"
+    return item.vector
+
+
+def _content(payload: dict[str, Any]) -> str | None:
+    """The SHA-256 of the item's file, where it has one."""
+    file = payload.get("file")
+    return file.get("sha256") if isinstance(file, dict) else None
+
+
+def _marks(items: Iterable[Item]) -> frozenset[str]:
+    return frozenset(mark for item in items for mark in (item.key, _content(item.payload)) if mark)
+
+
+def _folded(hits: Iterable[Hit]) -> Iterator[Hit]:
+    """Hits with identical content as one, keeping order; the first (smallest key among equal scores) stands."""
+    groups: dict[str, list[Hit]] = {}
+    for hit in hits:
+        groups.setdefault(_content(hit.payload) or "key:" + hit.key, []).append(hit)
+    for first, *others in groups.values():
+        yield replace(first, copies=tuple(other.key for other in others)) if others else first
+
+
+def near_duplicates(index: Index, threshold: float, where: Where | None = None) -> list[list[Hit]]:
+    """Groups of at least two items that are all but the same picture.
+
+    A pair belongs together if its cosine is at least `threshold`; groups are the connected components, so that a
+    series of slowly changing pictures is one group. Each group is led by its largest picture (in pixels, then by
+    key), the one to keep; the others carry their score against it. Memory grows with the number of near-duplicates,
+    not with the square of the number of items.
+
+    Args:
+        index: where to look.
+        threshold: cosine in (-1, 1].
+        where: only among items that fit.
+
+    Returns:
+        Groups, the largest first.
+
+    Raises:
+        QueryError: `threshold` out of range or a malformed `where`.
+    """
+    if not -1 < threshold <= 1:
+        raise QueryError(f"threshold must be a cosine in (-1, 1], got {threshold}")
+    leader: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while leader.setdefault(key, key) != key:
+            leader[key] = leader[leader[key]]
+            key = leader[key]
+        return key
+
+    for block in _blocks(index.scan(where, vectors=True), 256):
+        queries = np.stack([_vector(item) for item in block])
+        for item, hits in zip(block, _all_above(index, queries, threshold, where), strict=True):
+            for hit in hits:
+                if hit.key != item.key:
+                    first, second = sorted((find(item.key), find(hit.key)))
+                    leader[second] = first
+    groups: dict[str, list[str]] = {}
+    for key in list(leader):
+        groups.setdefault(find(key), []).append(key)
+    return sorted((_group(index, keys) for keys in groups.values()), key=lambda group: (-len(group), group[0].key))
+
+
+def _all_above(index: Index, queries: Vectors, threshold: float, where: Where | None) -> Iterator[list[Hit]]:
+    """For each query the items at or above the threshold.
+
+    At most 2048 per query: an item with more near-duplicates than that meets the rest through them, and thousands of
+    copies of one picture do not take quadratic memory.
+    """
+    slack = 1e-6  # two float32 cosines of the same pair may differ in the last digit
+    for query, nearest in zip(queries, index.search(queries, 8, where), strict=True):
+        hits, wanted = nearest, 8
+        while len(hits) == wanted < 2048 and hits[-1].score >= threshold - slack:
+            wanted *= 4
+            hits = index.search(query[None], wanted, where)[0]
+        yield [hit for hit in hits if hit.score >= threshold - slack]
+
+
+def _group(index: Index, keys: list[str]) -> list[Hit]:
+    items = [item for item in index.get(sorted(keys)) if item is not None]
+
+    def pixels(item: Item) -> int:
+        file = item.payload.get("file", {})
+        return int(file.get("width", 0)) * int(file.get("height", 0)) if isinstance(file, dict) else 0
+
+    first = max(items, key=pixels)  # the first of equals: items are in order of key
+    scores = np.clip(np.stack([_vector(item) for item in items]) @ _vector(first), -1, 1)
+    others = sorted(
+        (Hit(i.key, float(score), i.payload) for i, score in zip(items, scores, strict=True) if i is not first),
+        key=lambda hit: (-hit.score, hit.key),
+    )
+    return [Hit(first.key, 1.0, first.payload), *others]
+
+
+def _blocks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    block: list[Item] = []
+    for item in items:
+        block.append(item)
+        if len(block) == size:
+            yield block
+            block = []
+    if block:
+        yield block
