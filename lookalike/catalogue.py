@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,36 +110,52 @@ def _announces(path: str) -> bool:
 
 def _csv(path: str) -> Iterator[Row]:
     home = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
-            first = file.readline()
-            file.seek(0)
-            table = list(csv.reader(file, delimiter=max(",;\t", key=first.count)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CatalogueError(f"cannot read catalogue {shown(path)}: {error}") from error
-    if not table or not any(table[0]):
-        raise CatalogueError(f"catalogue {shown(path)} is empty: its first row must name the columns")
-    header, body = table[0], [(number, row) for number, row in enumerate(table[1:], start=2) if any(row)]
-    column = next((i for name in PICTURE_COLUMNS for i, h in enumerate(header) if h.strip().lower() == name), None)
+    header, *table = _table(path)
+    body = [(number, row) for number, row in enumerate(table, start=2) if any(row)]
+    column = next((i for name in PICTURE_COLUMNS for i, h in enumerate(header) if h.lower() == name), None)
     if column is None:
         raise CatalogueError(
             f"catalogue {shown(path)} has no picture column: name one of {', '.join(PICTURE_COLUMNS)}; "
             f"found {', '.join(header)}"
         )
     for number, row in body:
-        if len(row) != len(header) or not row[column].strip():
+        if len(row) != len(header) or not row[column]:
             problem = "no picture" if len(row) == len(header) else f"{len(row)} fields instead of {len(header)}"
             raise CatalogueError(f"catalogue {shown(path)}, row {number}: {problem}")
     convert = [_column_type([row[i] for _, row in body]) for i in range(len(header))]
     for _, row in body:
         payload = {h: convert[i](row[i]) for i, h in enumerate(header) if i != column and h and row[i] != ""}
-        yield Row(os.path.join(home, row[column].strip()), payload)  # noqa: PTH118
+        yield Row(os.path.abspath(os.path.join(home, row[column])), payload)  # noqa: PTH100, PTH118
+
+
+def _table(path: str) -> list[list[str]]:
+    """The cells of a CSV file without the blanks around them, the header first."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
+            table = [[cell.strip() for cell in row] for row in reader]
+    except UnicodeDecodeError as error:
+        raise CatalogueError(
+            f"catalogue {shown(path)} is not UTF-8 text (byte {error.object[error.start]:#04x}): save it as UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CatalogueError(f"cannot read catalogue {shown(path)}: {reason}") from error
+    if not table or not any(table[0]):
+        raise CatalogueError(f"catalogue {shown(path)} is empty: its first row must name the columns")
+    return table
 
 
 def _column_type(values: Sequence[str]) -> Callable[[str], Any]:
-    """int, float or str: the narrowest type that every non-empty value of a column has, leading zeros kept as text."""
+    """int, float or str: the narrowest type that every non-empty value of a column has.
+
+    What looks like a code stays text: leading zeros, underscores (which Python would read as digit separators), and
+    numbers beyond 64 bits.
+    """
     filled = [value for value in values if value != ""]
-    if any(v.lstrip("+-").startswith("0") and v.lstrip("+-")[1:2].isdigit() for v in filled):
+    if any(re.match(r"[+-]?0\d|.*_", value) for value in filled):
         return str
     for kind in (int, float):
         try:

@@ -7,6 +7,7 @@
     ├── CatalogueError            a folder, CSV or JSON file that is not a list of pictures: file, row, reason
     ├── BundleError               an encoder bundle that is missing, damaged or too new: folder and reason
     ├── ShapeError                vectors of the wrong shape: what was expected and what came
+    ├── PayloadError              an entry no index can hold: its key, the field and the reason
     ├── QueryError                a question that cannot be answered: bad filter, unknown key, no examples
     ├── IndexUnavailable          an index that cannot be opened: location, cause and what to start
     ├── EncoderMismatch           an index made with another bundle: names both
@@ -25,6 +26,7 @@ __all__ = [
     "IndexUnavailable",
     "LookalikeError",
     "MissingExtra",
+    "PayloadError",
     "QueryError",
     "ShapeError",
 ]
@@ -58,6 +60,20 @@ class BundleError(LookalikeError):
 
 class ShapeError(LookalikeError):
     """Vectors whose shape does not fit: the message gives the expected and the actual shape."""
+
+
+class PayloadError(LookalikeError):
+    """A key or payload that is not JSON as every engine stores it. Nothing of the same call was stored.
+
+    Attributes:
+        key: the entry's key as the caller gave it.
+        reason: the field and what is wrong with it, without the key.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(f"cannot store entry {key!r}: {reason}")
+        self.key = key
+        self.reason = reason
 
 
 class QueryError(LookalikeError):

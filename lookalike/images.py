@@ -18,7 +18,21 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import (  # the plugins by name: Pillow's own loading of all of them, at the first picture, is not thread-safe
+    AvifImagePlugin,
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from lookalike.errors import ImageError
 
@@ -39,7 +53,8 @@ __all__ = [
 ]
 
 # Only formats whose decoders are worth trusting with a stranger's file: Pillow knows more (EPS runs Ghostscript).
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "PPM")
+# Named by the decoder that opens them: the JPEG one opens MPO, too.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "HEIF", "PPM")
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
     | {".avif", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"}
@@ -49,6 +64,26 @@ _INTERPOLATION = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
+}
+_PLUGINS = (  # imported for what they register
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 # A JPEG is decoded at the smallest DCT scale that still has this many pixels per wanted pixel (see DECISIONS.md).
 _DRAFT_MARGIN = 1.5
@@ -90,7 +125,8 @@ def read(picture: Picture, at_least: tuple[int, int] | None = None, *, name: str
         ImageError: missing, unreadable, not a regular file, not a picture, truncated, or too large to decode safely.
     """
     if isinstance(picture, Image.Image):
-        return _guarded(name or "<picture>", lambda: _rgb(picture, at_least))
+        ready = _guarded(name or "<picture>", lambda: _rgb(picture, at_least))
+        return picture.copy() if ready is picture else ready
     name = name or ("<bytes>" if isinstance(picture, bytes) else shown(picture))
     data = picture if isinstance(picture, bytes) else read_bytes(picture)
     return _guarded(name, lambda: _decode(io.BytesIO(data), at_least))
@@ -125,7 +161,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def facts(data: bytes) -> dict[str, Any]:
-    """Width and height in pixels as the file stores them (before orientation), and format, from its first bytes.
+    """Width and height in pixels as its format's header tells them, perhaps before a quarter-turn, and the format.
 
     An empty dict where the bytes are no picture: `read` is the one that says why.
     """
@@ -172,8 +208,7 @@ def _decode(stream: BinaryIO, at_least: tuple[int, int] | None) -> Image.Image:
     with Image.open(stream, formats=FORMATS) as image:
         if at_least is not None:
             _draft(image, at_least)
-        # libheif turns the picture upright itself, whatever the EXIF note says.
-        return _rgb(image, at_least, upright=image.format == "HEIF")
+        return _rgb(image, at_least)
 
 
 def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
@@ -185,32 +220,45 @@ def _draft(image: Image.Image, at_least: tuple[int, int]) -> None:
     image.draft("RGB", (wanted, wanted))
 
 
-def _rgb(image: Image.Image, at_least: tuple[int, int] | None, upright: bool = False) -> Image.Image:
+def _rgb(image: Image.Image, at_least: tuple[int, int] | None) -> Image.Image:
     if image.width < 1 or image.height < 1:
         raise ValueError("no pixels")
     image.load()
-    if at_least is not None and image.mode in ("RGB", "L") and min(image.size) > 4 * max(at_least):
+    opaque = "transparency" not in image.info
+    if at_least is not None and opaque and image.mode in ("RGB", "L") and min(image.size) > 4 * max(at_least):
         # What cannot be decoded at a reduced scale is shrunk at once, before modes and orientation copy it again.
         image = image.reduce(min(image.size) // (2 * max(at_least)))
-    if not upright:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
+    image = _upright(image)
+    if image.mode == "RGB" and opaque:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _eight_bits(image).convert("RGB")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or not opaque:
+        image = image.convert("LA" if image.mode == "La" else image.mode).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF note says. A damaged note costs the orientation, not the picture.
+
+    (A HEIC says in its container how it lies: its decoder has turned it, and blanked the note.)
+    """
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and floating grey to 8 bits. Sixteen bits are divided by 257; other ranges are stretched."""
     grey = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(grey).any():
+    finite = grey[np.isfinite(grey)]
+    if not finite.size:
         raise ValueError("no finite pixel")
-    grey = np.nan_to_num(grey, nan=float(np.nanmin(grey[np.isfinite(grey)])))
-    low, high = float(grey.min()), float(grey.max())
+    low, high = float(finite.min()), float(finite.max())
+    grey = np.nan_to_num(grey, nan=low, posinf=high, neginf=low)
     if image.mode != "F" and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
     elif image.mode == "F" and low >= 0 and high <= 1:
@@ -282,7 +330,7 @@ class Preprocessing:
         if self.fit == "squash":
             return image.resize((width, height), filter_)
         if self.fit == "pad":
-            return ImageOps.pad(image, (width, height), filter_, color="white")
+            return _padded(image, width, height, filter_)
         tall, wide = self.decode_size
         whole = ImageOps.fit(image, (wide, tall), filter_)
         left, top = (wide - width) // 2, (tall - height) // 2
@@ -297,3 +345,12 @@ class Preprocessing:
             self.std, np.float32
         )
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def _padded(image: Image.Image, width: int, height: int, filter_: Image.Resampling) -> Image.Image:
+    """The whole picture, centred on white; one so thin that its short side rounds to 0 keeps a line of one pixel."""
+    scale = min(width / image.width, height / image.height)
+    inner = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), filter_)
+    whole = Image.new("RGB", (width, height), "white")
+    whole.paste(inner, (round((width - inner.width) / 2), round((height - inner.height) / 2)))
+    return whole

@@ -11,7 +11,10 @@ Every engine means exactly that, and is compared with `lookalike.index.exact` in
     {"price": {"range": {"gte": 10, "lt": 50}}}    numbers: gt, gte, lt, lte
     {"tags": "sale"}                               a field that holds a list matches if any element does
 
-An item without the field does not match. ``true`` and ``1`` are different values, ``"1"`` and ``1`` too.
+A field name is one top-level name, whatever characters it has: a dot is a dot, not a path. An item without the field
+does not match, and neither does a list inside a list. ``true`` and ``1`` are different values, ``"1"`` and ``1`` too;
+``1`` and ``1.0`` are the same number, as in JSON. A range compares 64-bit floats, so whole numbers beyond ±2**53 are
+rounded there; eq and any_of are exact for them (a float never equals an integer beyond ±2**53).
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from lookalike.errors import QueryError
 from lookalike.vectors import Vectors
+
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+EXACT_FLOAT = 2**53  # every integer below it is one 64-bit float and the float of no other integer
 
 Payload = dict[str, Any]
 Where = Mapping[str, Any]
@@ -69,8 +75,13 @@ class Index(Protocol):
 
         Within one call the last of equal keys wins. Rows are brought to unit length.
 
+        A payload is JSON: str, int of 64 bits, finite float, bool, None, lists and string-keyed dicts of these; the
+        name ``_key`` is taken. All entries are checked before the first is stored.
+
         Raises:
-            ShapeError: not (n, dim), not finite, or counts of keys, vectors and payloads differ.
+            ShapeError: not (n, dim), not finite, zeros only, or counts of keys, vectors and payloads differ.
+            PayloadError: a key that is not text, or a payload that is not JSON.
+            IndexUnavailable: closed, opened read-only, or the engine failed (disk full, server gone).
         """
 
     def remove(self, keys: Sequence[str]) -> int:
@@ -80,7 +91,9 @@ class Index(Protocol):
         """The `k` best entries for each row of `queries` (n, dim); fewer when fewer match.
 
         Raises:
-            ShapeError: queries of another width. QueryError: ``k < 1`` or a malformed filter.
+            ShapeError: queries of another width, not finite, or zeros only.
+            QueryError: ``k < 1`` or a malformed filter.
+            IndexUnavailable: closed, or the engine failed.
         """
 
     def get(self, keys: Sequence[str]) -> list[Item | None]:
@@ -93,7 +106,10 @@ class Index(Protocol):
         """How many entries match, exactly."""
 
     def optimize(self) -> None:
-        """Bring the search structure up to date now; engines without one do nothing. Searches are right before, too."""
+        """Bring the search structure up to date now; engines without one do nothing. Searches are right before, too.
+
+        Call it once after a large `add`. It can take minutes (a million vectors) and other threads wait meanwhile.
+        """
 
     def close(self) -> None:
         """Finish background work, release files and locks. Safe to call twice."""
@@ -104,7 +120,7 @@ class Index(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One parsed condition: either `any_of` (non-empty) or at least one bound is set."""
+    """One parsed condition: either `any_of` (non-empty) or at least one bound is set. All values are JSON."""
 
     field: str
     any_of: tuple[str | int | bool, ...] = ()
@@ -121,7 +137,8 @@ def parse_where(where: Where | None) -> tuple[Condition, ...]:
     """Check a filter and bring it to one form, so that every engine translates the same few things.
 
     Raises:
-        QueryError: unknown operator, empty `any_of`, a bound that is not a number, a value that is not str/int/bool.
+        QueryError: unknown operator, empty `any_of`, a bound that is not a finite number, a value that is not
+            str/int/bool, an integer beyond 64 bits, text that is not Unicode.
     """
     if where is None:
         return ()
@@ -131,7 +148,7 @@ def parse_where(where: Where | None) -> tuple[Condition, ...]:
 
 
 def _condition(name: str, spec: Any) -> Condition:
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not is_text(name):
         raise QueryError(f"where: a field name must be a non-empty string, got {name!r}")
     if not isinstance(spec, Mapping):
         spec = {"eq": spec}
@@ -146,16 +163,41 @@ def _condition(name: str, spec: Any) -> Condition:
         return Condition(name, any_of=tuple(_scalar(name, v) for v in value))
     if not isinstance(value, Mapping) or not value or set(value) - set(_BOUNDS):
         raise QueryError(f"where: range of {name!r} takes bounds among gt, gte, lt, lte; got {value!r}")
-    for bound in value.values():
-        if isinstance(bound, bool) or not isinstance(bound, int | float) or math.isnan(bound):
-            raise QueryError(f"where: a bound of {name!r} must be a number, got {bound!r}")
-    return Condition(name, (), *(None if value.get(key) is None else float(value[key]) for key in _BOUNDS))
+    return Condition(name, (), *(_bound(name, value[key]) if key in value else None for key in _BOUNDS))
+
+
+def _bound(name: str, value: Any) -> float:
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        try:
+            bound = float(value)
+        except OverflowError:
+            bound = math.inf
+        if math.isfinite(bound):
+            return bound
+    raise QueryError(f"where: a bound of {name!r} must be a finite number, got {value!r}")
 
 
 def _scalar(name: str, value: Any) -> str | int | bool:
-    if isinstance(value, str | int):  # bool is an int
+    if isinstance(value, bool):
         return value
+    if isinstance(value, str) and is_text(value):
+        return str.__str__(value)
+    if isinstance(value, int) and INT_MIN <= value <= INT_MAX:
+        return int(value)
+    if isinstance(value, str | int):
+        raise QueryError(f"where: {name!r} takes Unicode text and integers of 64 bits, got {value!r}")
     raise QueryError(f"where: {name!r} is compared with str, int or bool, got {value!r}; use range for other numbers")
+
+
+def is_text(value: str) -> bool:
+    """Whether a string is Unicode text: names of files on Linux can hold halves of characters, which JSON cannot."""
+    if value.isascii():
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def matches(payload: Payload, conditions: Sequence[Condition]) -> bool:
@@ -165,14 +207,21 @@ def matches(payload: Payload, conditions: Sequence[Condition]) -> bool:
 
 def _holds(value: Any, condition: Condition) -> bool:
     if isinstance(value, list):
-        return any(_holds(element, condition) for element in value)
+        return any(_holds(element, condition) for element in value if not isinstance(element, list))
     if condition.any_of:
-        return any(type(value) is type(wanted) and value == wanted for wanted in condition.any_of)
+        return any(_same(value, wanted) for wanted in condition.any_of)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
+    number = float(value)
     return (
-        (condition.gt is None or value > condition.gt)
-        and (condition.gte is None or value >= condition.gte)
-        and (condition.lt is None or value < condition.lt)
-        and (condition.lte is None or value <= condition.lte)
+        (condition.gt is None or number > condition.gt)
+        and (condition.gte is None or number >= condition.gte)
+        and (condition.lt is None or number < condition.lt)
+        and (condition.lte is None or number <= condition.lte)
     )
+
+
+def _same(value: Any, wanted: str | int | bool) -> bool:
+    if type(value) is float and type(wanted) is int:
+        return abs(wanted) < EXACT_FLOAT and value == wanted
+    return type(value) is type(wanted) and bool(value == wanted)

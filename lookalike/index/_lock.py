@@ -1,0 +1,61 @@
+"""One process at a time in a folder: an advisory lock that ends with its process, and says who holds it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(handle: int) -> None:
+        # Windows forbids reading locked bytes, so the locked one lies beyond the text that names the holder.
+        os.lseek(handle, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try_lock(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Held(Exception):
+    """Someone else has the lock; ``str`` says who."""
+
+
+class FolderLock:
+    """Holds `path` locked until `release` or the end of the process, however it ends.
+
+    Raises:
+        Held: another opener, in this process or another, has it.
+        OSError: the file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._handle: int | None = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+        try:
+            _try_lock(self._handle)
+        except OSError:
+            holder = os.pread(self._handle, 200, 0) if hasattr(os, "pread") else os.read(self._handle, 200)
+            os.close(self._handle)
+            self._handle = None
+            raise Held(_holder(holder.decode(errors="replace"))) from None
+        os.ftruncate(self._handle, 0)
+        os.lseek(self._handle, 0, os.SEEK_SET)
+        os.write(self._handle, f"{os.getpid()} {Path(sys.argv[0] or 'python').name}".encode(errors="replace"))
+
+    def release(self) -> None:
+        """Let others in. Safe to call twice."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def _holder(text: str) -> str:
+    pid, _, program = text.partition(" ")
+    if not pid.isdigit():
+        return "another process"
+    if int(pid) == os.getpid():
+        return f"this process ({pid}) already"
+    return f"process {pid} ({program})" if program else f"process {pid}"

@@ -1,0 +1,259 @@
+"""Incremental indexing: what is new is encoded, nothing else; nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.catalogue import rows
+from lookalike.encoder import Encoder
+from lookalike.errors import EncoderMismatch, ImageError
+from lookalike.index import open_index
+from lookalike.index.base import Index
+from lookalike.indexing import Summary, update_index
+
+
+@pytest.fixture
+def folder(make_pictures) -> Path:
+    return make_pictures(*(f"{kind}/{n}.png" for kind in ("shoes", "hats") for n in range(5)))
+
+
+@pytest.fixture
+def index(tiny: Encoder) -> Iterator[Index]:
+    opened = open_index(":memory:", dim=tiny.dim, meta={"encoder": tiny.describe()})
+    yield opened
+    opened.close()
+
+
+def update(index: Index, encoder: Encoder, *places: Path, **options: bool) -> Summary:
+    return update_index(index, encoder, rows(places), **options)
+
+
+def counts(summary: Summary) -> dict[str, int]:
+    return {
+        name: value
+        for name in ("added", "replaced", "unchanged", "moved", "removed", "vanished", "encoded")
+        if (value := getattr(summary, name))
+    }
+
+
+def check(index: Index, encoder: Encoder, folder: Path) -> None:
+    """The index holds exactly the pictures of the folder, each with the vector of its present content."""
+    paths = sorted(folder.rglob("*.png"))
+    assert sorted(item.key for item in index.scan()) == [str(path) for path in paths]
+    stored = np.stack([item.vector for item in index.get([str(path) for path in paths])])
+    np.testing.assert_allclose(stored, encoder.images(paths), atol=1e-3)
+
+
+def test_first_and_second_run(index: Index, tiny: Encoder, folder: Path) -> None:
+    """The first run encodes all, the second nothing."""
+    assert counts(update(index, tiny, folder)) == {"added": 10, "encoded": 10}
+    assert counts(update(index, tiny, folder)) == {"unchanged": 10}
+    check(index, tiny, folder)
+
+
+def test_the_payload_says_what_the_file_is(index: Index, tiny: Encoder, folder: Path) -> None:
+    """Category, path, and under `file` size, time, hash, width, height and format."""
+    update(index, tiny, folder)
+    path = folder / "hats" / "3.png"
+
+    [item] = index.get([str(path)])
+
+    assert item.payload["category"] == "hats"
+    assert item.payload["path"] == str(path)
+    file = item.payload["file"]
+    assert (file["size"], file["mtime_ns"]) == (path.stat().st_size, path.stat().st_mtime_ns)
+    assert (file["width"], file["height"], file["format"]) == (64, 64, "PNG")
+    assert len(file["sha256"]) == 64
+
+
+def test_touched_files_are_hashed_not_encoded(index: Index, tiny: Encoder, folder: Path) -> None:
+    """Another modification time with the same content is noted and costs no encoding."""
+    update(index, tiny, folder)
+    for path in (folder / "hats").iterdir():
+        os.utime(path, ns=(1, 1))
+
+    assert counts(update(index, tiny, folder)) == {"replaced": 5, "unchanged": 5}
+    assert counts(update(index, tiny, folder)) == {"unchanged": 10}
+    check(index, tiny, folder)
+
+
+def test_changed_files_are_replaced(index: Index, tiny: Encoder, folder: Path, make_pictures) -> None:
+    """New content under an old name replaces the vector."""
+    update(index, tiny, folder)
+    Image.new("RGB", (64, 64), "orange").save(folder / "hats" / "0.png")
+
+    assert counts(update(index, tiny, folder)) == {"replaced": 1, "unchanged": 9, "encoded": 1}
+    check(index, tiny, folder)
+
+
+def test_moved_files_are_recognised(index: Index, tiny: Encoder, folder: Path) -> None:
+    """A renamed folder costs no encoding, and the old entries are gone without --prune."""
+    update(index, tiny, folder)
+    (folder / "hats").rename(folder / "caps")
+
+    assert counts(update(index, tiny, folder)) == {"moved": 5, "unchanged": 5}
+    check(index, tiny, folder)
+    [item] = index.get([str(folder / "caps" / "3.png")])
+    assert item.payload["category"] == "caps"
+    assert item.payload["file"]["width"] == 64
+
+
+def test_copied_files_are_added_without_encoding(index: Index, tiny: Encoder, folder: Path) -> None:
+    """A copy beside the original takes over its vector; both stay."""
+    update(index, tiny, folder)
+    shutil.copytree(folder / "hats", folder / "more hats")
+
+    assert counts(update(index, tiny, folder)) == {"added": 5, "unchanged": 10}
+    check(index, tiny, folder)
+
+
+def test_one_file_moved_to_two_places(index: Index, tiny: Encoder, folder: Path) -> None:
+    """The old entry goes once; the second place is an addition."""
+    update(index, tiny, folder)
+    shutil.copy(folder / "hats" / "0.png", folder / "second.png")
+    (folder / "hats" / "0.png").rename(folder / "first.png")
+
+    assert counts(update(index, tiny, folder)) == {"moved": 1, "added": 1, "unchanged": 9}
+    check(index, tiny, folder)
+
+
+def test_two_files_that_swap_their_content(index: Index, tiny: Encoder, folder: Path) -> None:
+    """Names and contents are kept apart: after a swap each name has the other's vector."""
+    update(index, tiny, folder)
+    first, second, third = (folder / "hats" / name for name in ("0.png", "1.png", "swap"))
+    first.rename(third)
+    second.rename(first)
+    third.rename(second)
+    for path in (first, second):
+        os.utime(path, ns=(5, 5))
+
+    summary = update(index, tiny, folder)
+
+    assert summary.replaced == 2
+    check(index, tiny, folder)
+
+
+def test_content_that_is_replaced_while_another_file_waits_for_it(
+    index: Index, tiny: Encoder, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file takes over the vector of its content only if that is still what the other name holds."""
+    monkeypatch.setattr("lookalike.indexing.WRITE_ENTRIES", 1)
+    update(index, tiny, folder)
+    shutil.copy(folder / "hats" / "0.png", folder / "shoes" / "9.png")
+    Image.new("RGB", (64, 64), "orange").save(folder / "hats" / "0.png")
+
+    assert counts(update(index, tiny, folder)) == {"added": 1, "replaced": 1, "unchanged": 9, "encoded": 2}
+    check(index, tiny, folder)
+
+
+def test_vanished_files_are_kept_until_pruned(index: Index, tiny: Encoder, folder: Path) -> None:
+    """A missing file is counted; only `prune` drops it, and not the entries of other folders that still exist."""
+    update(index, tiny, folder)
+    shutil.rmtree(folder / "hats")
+
+    assert counts(update(index, tiny, folder)) == {"unchanged": 5, "vanished": 5}
+    assert len(index) == 10
+    assert counts(update(index, tiny, folder, prune=True)) == {"unchanged": 5, "removed": 5}
+    check(index, tiny, folder)
+
+
+def test_pruning_one_folder_spares_another(index: Index, tiny: Encoder, make_pictures) -> None:
+    """Indexing folder B with --prune does not drop the pictures of folder A."""
+    first, second = make_pictures("a.png", folder="first"), make_pictures("b.png", folder="second")
+    update(index, tiny, first)
+
+    update(index, tiny, second, prune=True)
+
+    assert len(index) == 2
+
+
+def test_unreadable_pictures_are_skipped_and_reported_every_time(index: Index, tiny: Encoder, folder: Path) -> None:
+    """A broken file stops nothing; it is reported by each run, since it might have been mended."""
+    (folder / "hats" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+
+    for added in (10, 0):
+        summary = update(index, tiny, folder)
+        assert summary.added == added
+        assert [error.path for error in summary.skipped] == [str(folder / "hats" / "broken.jpg")]
+
+
+def test_a_picture_that_breaks_is_dropped(index: Index, tiny: Encoder, folder: Path) -> None:
+    """When a file's content becomes unreadable, its former vector would be a wrong answer: it goes."""
+    update(index, tiny, folder)
+    (folder / "hats" / "0.png").write_bytes(b"no longer a picture")
+
+    summary = update(index, tiny, folder)
+
+    assert (summary.removed, len(summary.skipped), len(index)) == (1, 1, 9)
+
+
+def test_strict_stops_and_keeps_what_was_done(index: Index, tiny: Encoder, folder: Path) -> None:
+    """With `strict` the first bad picture raises; the pictures before it are in the index."""
+    (folder / "shoes" / "3a.png").write_bytes(b"broken")
+
+    with pytest.raises(ImageError, match=r"3a\.png"):
+        update(index, tiny, folder, strict=True)
+
+    assert len(index) == 9  # hats 0-4, shoes 0-3
+
+
+def test_an_interrupted_run_is_continued(index: Index, tiny: Encoder, make_pictures) -> None:
+    """After an interruption what was encoded is kept, and the next run encodes only the rest."""
+    folder = make_pictures(*(f"{n:03}.png" for n in range(120)))
+
+    def interrupt(summary: Summary, seen: int) -> None:
+        if summary.encoded == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update_index(index, tiny, rows([folder]), progress=interrupt)
+
+    assert len(index) == 40
+    assert counts(update(index, tiny, folder)) == {"added": 80, "encoded": 80, "unchanged": 40}
+    check(index, tiny, folder)
+
+
+def test_new_columns_replace_the_payload_not_the_vector(index: Index, tiny: Encoder, folder: Path) -> None:
+    """Catalogue columns that changed are stored without encoding the picture again."""
+    catalogue = folder / "shop.csv"
+    catalogue.write_text("image,price\nhats/0.png,10\nhats/1.png,12\n")
+    update(index, tiny, catalogue)
+    catalogue.write_text("image,price\nhats/0.png,10\nhats/1.png,15\n")
+
+    assert counts(update(index, tiny, catalogue)) == {"replaced": 1, "unchanged": 1}
+    assert [item.payload["price"] for item in index.get([str(folder / "hats" / f"{n}.png") for n in (0, 1)])] == [
+        10,
+        15,
+    ]
+
+
+def test_entries_made_by_hand_are_left_alone(index: Index, tiny: Encoder, folder: Path) -> None:
+    """Vectors added through the Python interface survive indexing and pruning."""
+    index.add(["mine"], np.ones((1, 48), np.float32), [{"note": "by hand"}])
+
+    update(index, tiny, folder, prune=True)
+
+    assert len(index) == 11
+
+
+def test_progress_counts_every_row(index: Index, tiny: Encoder, folder: Path) -> None:
+    """The last call of `progress` has seen every row."""
+    calls: list[int] = []
+
+    update_index(index, tiny, rows([folder]), progress=lambda summary, seen: calls.append(seen))
+
+    assert calls == sorted(calls)
+    assert calls[-1] == 10
+
+
+def test_another_encoder_is_refused(index: Index, default_encoder: Encoder, folder: Path) -> None:
+    """An index cannot be filled with vectors of two encoders."""
+    with pytest.raises(EncoderMismatch):
+        update(index, default_encoder, folder)

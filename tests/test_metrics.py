@@ -1,0 +1,160 @@
+"""Metrics against loops written from the definitions, and against encoders whose score is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lookalike import metrics
+from lookalike.errors import ShapeError
+from lookalike.metrics import (
+    average_precision_at_r,
+    mean_interval,
+    paired_interval,
+    precision_at_k,
+    recall_at_k,
+    reciprocal_rank,
+)
+
+
+def ranking(vectors, labels, groups, query):
+    """Relevance of the gallery of one query, nearest first, irrelevant first among equals: the slow, obvious way."""
+    gallery = []
+    for other in range(len(vectors)):
+        if other == query or (groups is not None and groups[other] == groups[query]):
+            continue
+        score = float(np.dot(vectors[query].astype(np.float64), vectors[other].astype(np.float64)))
+        gallery.append((-round(score, 5), labels[other] == labels[query]))
+    return [relevant for _, relevant in sorted(gallery)]
+
+
+def naive(vectors, labels, groups=None, k=3):
+    """The four measures for every query, by counting."""
+    answer = {"recall": [], "precision": [], "map": [], "mrr": []}
+    for query in range(len(vectors)):
+        ranked = ranking(vectors, labels, groups, query)
+        total = sum(ranked)
+        if total == 0:
+            for values in answer.values():
+                values.append(float("nan"))
+            continue
+        answer["recall"].append(1.0 if any(ranked[:k]) else 0.0)
+        answer["precision"].append(sum(ranked[:k]) / k)
+        summed = 0.0
+        for rank in range(1, total + 1):
+            if rank <= len(ranked) and ranked[rank - 1]:
+                summed += sum(ranked[:rank]) / rank
+        answer["map"].append(summed / total)
+        answer["mrr"].append(1 / (1 + ranked.index(True)))
+    return answer
+
+
+def measured(vectors, labels, groups=None, k=3):
+    return {
+        "recall": recall_at_k(vectors, labels, k, groups),
+        "precision": precision_at_k(vectors, labels, k, groups),
+        "map": average_precision_at_r(vectors, labels, groups),
+        "mrr": reciprocal_rank(vectors, labels, groups),
+    }
+
+
+def unit_rows(dice, n, dim):
+    # A grid of few values, so that there are many true ties.
+    rows = dice.integers(-1, 2, size=(n, dim)).astype(np.float32)
+    rows[:, 0] = 1
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_equal_to_counting(seed, grouped, k):
+    dice = np.random.default_rng(seed)
+    vectors, labels = unit_rows(dice, 50, 5), dice.integers(0, 9, 50)
+    groups = dice.integers(0, 20, 50) if grouped else None
+    expected, got = naive(vectors, labels, groups, k), measured(vectors, labels, groups, k)
+    for name, values in expected.items():
+        np.testing.assert_allclose(got[name], values, atol=1e-12, err_msg=name)
+
+
+def test_blocks_do_not_matter(monkeypatch):
+    dice = np.random.default_rng(3)
+    vectors, labels = unit_rows(dice, 40, 6), dice.integers(0, 5, 40)
+    whole = average_precision_at_r(vectors, labels)
+    monkeypatch.setattr(metrics, "BLOCK_CELLS", 90)
+    np.testing.assert_allclose(average_precision_at_r(vectors, labels), whole)
+
+
+def test_a_perfect_encoder_scores_one():
+    labels = np.repeat(np.arange(6), 4)
+    for values in measured(np.eye(6, dtype=np.float32)[labels], labels, k=3).values():
+        assert values.tolist() == [1.0] * 24
+
+
+def test_a_constant_encoder_scores_nothing():
+    labels = np.repeat(["a", "b", "c"], 20)
+    constant = np.tile(np.random.default_rng(0).normal(size=64).astype(np.float32), (60, 1))
+    assert recall_at_k(constant, labels, 10).max() == 0
+    assert precision_at_k(constant, labels, 10).max() == 0
+    assert average_precision_at_r(constant, labels).max() == 0
+    np.testing.assert_allclose(reciprocal_rank(constant, labels), 1 / 41)
+
+
+def test_a_nearly_constant_encoder_gains_nothing_from_rounding():
+    labels = np.repeat(np.arange(3), 20)
+    noise = np.random.default_rng(0).normal(size=(60, 64)) * 1e-8
+    assert precision_at_k(np.ones((60, 64)) + noise, labels, 10).max() == 0
+
+
+def test_a_random_encoder_scores_chance():
+    dice = np.random.default_rng(0)
+    labels = np.repeat(np.arange(10), 60)
+    chance = 59 / 599
+    got = mean_interval(precision_at_k(dice.normal(size=(600, 32)), labels, 10), confidence=0.999)
+    assert got.low < chance < got.high
+
+
+def test_a_query_with_nothing_relevant_does_not_count():
+    values = precision_at_k(np.eye(3), ["a", "a", "b"], 1)
+    assert np.isnan(values).tolist() == [False, False, True]
+    assert mean_interval([1.0, 0.0, float("nan")]).count == 2
+
+
+def test_own_group_is_left_out():
+    vectors = np.array([[1, 0], [1, 0.01], [0.9, 0.4], [0, 1]])
+    assert recall_at_k(vectors, ["x", "x", "y", "x"], 1).tolist()[0] == 1
+    assert recall_at_k(vectors, ["x", "x", "y", "x"], 1, groups=[7, 7, 8, 9]).tolist()[0] == 0
+
+
+def test_intervals_cover_the_mean_and_repeat():
+    values = np.random.default_rng(1).random(300)
+    got = mean_interval(values, seed=5)
+    assert got == mean_interval(values, seed=5)
+    assert got.low < got.mean < got.high
+    assert got.mean == pytest.approx(values.mean())
+    # The normal approximation is good for 300 uniform numbers.
+    assert got.high - got.low == pytest.approx(2 * 1.96 * values.std() / np.sqrt(300), rel=0.15)
+    assert mean_interval(values, confidence=0.5).low > got.low
+
+
+def test_the_paired_interval_is_narrow_when_queries_move_together():
+    hard = np.random.default_rng(2).random(200)
+    got = paired_interval(hard + 0.01, hard)
+    assert got.mean == pytest.approx(0.01) and got.low == pytest.approx(0.01)
+    alone = mean_interval(hard)
+    assert alone.high - alone.low > 0.05
+
+
+def test_what_cannot_be_measured_is_refused():
+    with pytest.raises(ShapeError, match="labels must have shape"):
+        recall_at_k(np.eye(3), ["a", "b"])
+    with pytest.raises(ShapeError, match="groups must have shape"):
+        recall_at_k(np.eye(3), ["a", "b", "c"], groups=[1])
+    with pytest.raises(ValueError, match="k must be"):
+        precision_at_k(np.eye(2), ["a", "a"], 0)
+    with pytest.raises(ShapeError, match="NaN"):
+        mean_interval([float("nan")])
+    with pytest.raises(ShapeError, match="one shape"):
+        paired_interval([1.0], [1.0, 2.0])
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval([1.0], confidence=1.5)
