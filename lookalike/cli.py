@@ -182,7 +182,8 @@ def search(
         for query in queries:
             answers.append((shown(query), query, searcher.by_picture(query, **options)))
         if not queries:
-            label = " ".join([*(f"+{shown(p)}" for p in liked), *(f"-{shown(p)}" for p in disliked)])
+            names = [("+", path) for path in liked] + [("-", path) for path in disliked]
+            label = " ".join(sign + shown(Path(path).name) for sign, path in names)
             answers.append((label, liked[0] if liked else None, searcher.by_examples(liked, disliked, **options)))
     for label, _, hits in answers:
         _print_hits(label if len(answers) > 1 else None, hits, as_json, label)

@@ -62,7 +62,7 @@ def contact_sheet(strips: Iterable[Strip], title: str, subtitle: str = "") -> st
 
 
 def _strip(strip: Strip) -> str:
-    left = _figure(strip.query, strip.label, escape(strip.label), "query") if strip.query is not None else ""
+    left = _figure(strip.query, strip.label, escape(Path(strip.label).name), "query") if strip.query is not None else ""
     right = "".join(_hit(hit) for hit in strip.hits) or '<div class="none">nothing found</div>'
     return f'<section>{left}<div class="hits">{right}</div></section>'
 

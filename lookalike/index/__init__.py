@@ -51,6 +51,8 @@ def open_index(
         MissingExtra: a server's address without the package that talks to servers.
     """
     where = str(location)
+    if quantization not in (None, "int8"):
+        raise IndexUnavailable(f"cannot open {where}: quantization must be 'int8' or left out, got {quantization!r}")
     if where == MEMORY:
         from lookalike.index.exact import ExactIndex
 

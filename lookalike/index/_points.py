@@ -6,14 +6,15 @@ level beside the key under ``_key``. Anyone who looks with Qdrant's own tools se
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 from lookalike.errors import IndexUnavailable
-from lookalike.index._entries import KEY, MAX_TIES
-from lookalike.index.base import EXACT_FLOAT, Condition, FieldType, Payload
+from lookalike.index._entries import KEY, MAX_TIES, rank
+from lookalike.index.base import EXACT_FLOAT, Condition, FieldType, Hit, Payload
 
 KEY_PATH = f'"{KEY}"'
 
@@ -131,6 +132,8 @@ class Scored(Protocol):
 
     @property
     def score(self) -> float: ...
+    @property
+    def payload(self) -> Payload | None: ...
 
 
 P = TypeVar("P", bound=Scored)
@@ -151,9 +154,24 @@ def settle(found: list[P], k: int, again: Callable[[int], list[P]]) -> list[P]:
     return found
 
 
+def to_hits(points: Sequence[P], k: int, location: str) -> list[Hit]:
+    """The `k` best of what `settle` left, as hits: best first, ties by key; takes the points' payloads apart."""
+    if len(points) > k and points[k - 1].score > points[k].score:
+        points = points[:k]  # the usual case: the one point too many was only needed to see that there is no tie
+    hits = []
+    previous, tied = math.inf, False
+    for point in points:
+        key, payload = from_stored(point.payload, location)
+        score = point.score
+        tied = tied or score >= previous or score > 1.0
+        previous = score
+        hits.append(Hit(key, clip(score), payload))
+    return rank(hits, k) if tied else hits[:k]
+
+
 def clip(score: float) -> float:
     """A cosine that rounding has carried past ±1."""
-    return max(-1.0, min(1.0, score))
+    return score if -1.0 <= score <= 1.0 else max(-1.0, min(1.0, score))
 
 
 def chunks(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

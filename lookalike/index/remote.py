@@ -17,17 +17,17 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from lookalike.errors import IndexUnavailable, MissingExtra, ShapeError
-from lookalike.index._entries import check_dim, check_entries, check_fields, check_keys, check_meta, check_queries, rank
+from lookalike.index._entries import check_dim, check_entries, check_fields, check_keys, check_meta, check_queries
 from lookalike.index._points import (
     Clause,
     chunks,
     clauses,
-    clip,
     from_stored,
     json_path,
     point_id,
     served,
     settle,
+    to_hits,
     to_stored,
 )
 from lookalike.index.base import Condition, FieldType, Hit, Item, Payload, Where, parse_where
@@ -49,7 +49,7 @@ _IDS = 1_000  # in one request
 _PAGE = 1_000
 _QUERIES = 64
 _LARGE = 10_000  # a k from which it pays to ask first how many entries there are
-_WAITS = (0.2, 1.0, 3.0)  # seconds before each further attempt
+_WAITS = (0.2, 0.8, 2.0)  # seconds before each further attempt
 _TIMEOUT = 60  # seconds for one request
 _TRANSIENT = (429, 500, 502, 503, 504)
 
@@ -267,19 +267,12 @@ class RemoteIndex:
         for part in chunks(rows.tolist(), _QUERIES):
             found = run([ask(query, k + 1) for query in part])
             for query, points in zip(part, found, strict=True):
-                hits.append(self._hits(settle(points, k, again(query)), k))
+                hits.append(to_hits(settle(points, k, again(query)), k, self.location))
         return hits
 
     def _params(self, limit: int, exact: bool) -> models.SearchParams:
         rescore = models.QuantizationSearchParams(rescore=True, oversampling=2.0) if self._quantization else None
         return models.SearchParams(hnsw_ef=max(128, 2 * limit), exact=exact, quantization=rescore)
-
-    def _hits(self, points: Sequence[models.ScoredPoint], k: int) -> list[Hit]:
-        hits = []
-        for point in points:
-            key, payload = from_stored(point.payload, self.location)
-            hits.append(Hit(key, clip(point.score), payload))
-        return rank(hits, k)
 
     def get(self, keys: Sequence[str]) -> list[Item | None]:
         """Entries with vectors in the order of `keys`, None for unknown ones."""
