@@ -55,7 +55,7 @@ class Encoder:
         dim: length of the vectors.
         threads: decoding threads.
         precision: "auto" computes in bfloat16 where the processor has it and in float32 elsewhere; "fp32" always in
-            float32. The two give vectors whose cosine is above 0.995; an index may be filled by both.
+            float32. The two give vectors whose cosine is above 0.99; an index may be filled by both.
     """
 
     def __init__(self, bundle: Bundle, *, precision: Precision = "auto", threads: int | None = None) -> None:

@@ -86,7 +86,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 # A JPEG is decoded at the smallest DCT scale that still has this many pixels per wanted pixel (see DECISIONS.md).
-_DRAFT_MARGIN = 1.5
+_DRAFT_MARGIN = 2.0
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -96,6 +96,8 @@ def shown(path: str | os.PathLike[str]) -> str:
     'a\\nb.jpg'
     """
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -115,7 +117,7 @@ def read(picture: Picture, at_least: tuple[int, int] | None = None, *, name: str
     Args:
         picture: a path, the bytes of a file, or an opened `PIL.Image.Image` (which is left as it is).
         at_least: (height, width) in pixels the caller will reduce the picture to. A larger JPEG is then decoded at a
-            reduced scale, up to five times faster; its size stays at least one and a half times as large.
+            reduced scale, up to five times faster; its sides stay at least twice as long.
         name: what errors call the picture; by default its path.
 
     Returns:
@@ -148,7 +150,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
                 raise ImageError(name, "a folder, not a file" if stat.S_ISDIR(status.st_mode) else "not a regular file")
             if status.st_size > MAX_BYTES:
                 raise ImageError(name, f"{status.st_size / 1e6:.0f} MB is more than the {MAX_BYTES / 1e6:.0f} MB read")
-            data = file.read(MAX_BYTES)
+            data = file.read(status.st_size)  # `read(MAX_BYTES)` would ask for that much memory each time
     except IsADirectoryError as error:
         raise ImageError(name, "a folder, not a file") from error
     except FileNotFoundError as error:

@@ -308,16 +308,16 @@ def test_colour_key_transparency(mode, key):
 
 
 def test_draft_decoding_is_used_and_close():
-    """A large JPEG is decoded at a reduced scale, and after resizing differs from the full decode by under a step."""
+    """A large JPEG is decoded small, but twice as large as wanted, and resized it is what the full decode gives."""
     picture = photo().resize((2048, 1536), Image.Resampling.BICUBIC)
     data = encoded(picture, "JPEG", quality=92)
-    assert read(data, at_least=(128, 128)).size == (256, 192)
+    assert read(data, at_least=(128, 128)).size == (512, 384)
     assert read(data).size == (2048, 1536)
     assert read(data, at_least=(1500, 1500)).size == (2048, 1536)
     preprocessing = Preprocessing(size=(128, 128))
     full = np.asarray(preprocessing.fitted(read(data)), dtype=np.float32)
     drafted = preprocessing.load(data).astype(np.float32)
-    assert np.abs(full - drafted).mean() < 1.0
+    assert np.abs(full - drafted).mean() < 1 / 3
 
 
 @pytest.mark.skipif(not (default_path() / MANIFEST).is_file(), reason="the default bundle has not been made")
@@ -327,7 +327,7 @@ def test_draft_decoding_gives_the_same_vectors():
 
     encoder = Encoder.default(precision="fp32")
     picture = photo().resize((2048, 1536), Image.Resampling.BICUBIC)
-    views = [picture, picture.crop((300, 100, 1500, 1300)), picture.crop((0, 700, 1600, 1500))]
+    views = [photo(), picture, picture.crop((300, 100, 1500, 1300)), picture.crop((0, 700, 1600, 1500))]
     files = [encoded(view, "JPEG", quality=92) for view in views]
     full = [encoder.bundle.preprocessing.fitted(read(data)) for data in files]
     cosines = (encoder.images(files, strict=True) * encoder.images(full, strict=True)).sum(axis=1)
@@ -346,12 +346,12 @@ def shared_photos(count: int) -> list[bytes]:
 
 
 def test_draft_decoding_of_many_photographs():
-    """Over many real photographs, enlarged, the pixels of reduced decoding stay within two steps of the full decode."""
+    """Over many photographs, enlarged, the pixels of reduced decoding stay within half a step of the full decode."""
     preprocessing = Preprocessing(size=(128, 128))
     for photograph in shared_photos(20):
         data = encoded(Image.open(io.BytesIO(photograph)).convert("RGB").resize((1024, 768)), "JPEG", quality=90)
         full = np.asarray(preprocessing.fitted(read(data)), dtype=np.float32)
-        assert np.abs(full - preprocessing.load(data).astype(np.float32)).mean() < 2.0
+        assert np.abs(full - preprocessing.load(data).astype(np.float32)).mean() < 0.5
 
 
 def test_large_pictures_without_draft_are_shrunk_early():

@@ -284,8 +284,6 @@ class EmbeddedIndex:
         self._write(self._settings)
         try:
             for name, kind in new.items():
-                if name in known:
-                    shard.update(edge.UpdateOperation.delete_field_index(json_path(name)))
                 shard.update(edge.UpdateOperation.create_field_index(json_path(name), _TYPES[kind]))
             shard.flush()
         except BaseException as error:

@@ -120,9 +120,13 @@ def test_scores_are_cosines_down_to_minus_one(engine):
     index = engine()
     east = np.eye(DIM)[0]
     index.add(["east", "west", "north", "between"], [east, -east, np.eye(DIM)[1], east + np.eye(DIM)[1]])
-    (hits,) = index.search(7 * east, k=4)
-    assert keys_of(hits) == ["east", "between", "north", "west"]
-    assert [hit.score for hit in hits] == pytest.approx([1, 0.5**0.5, 0, -1], abs=1e-6)
+    long = (7 * east).astype(np.float32)
+    for query in (east, 7 * east, long, long.tolist(), long[None], 1e-30 * east, 1e30 * east):
+        (hits,) = index.search(query, k=4)
+        assert keys_of(hits) == ["east", "between", "north", "west"]
+        assert [hit.score for hit in hits] == pytest.approx([1, 0.5**0.5, 0, -1], abs=1e-6)
+    for hits in index.search(np.stack([long, long / 7, long / 100]), k=1):
+        assert hits[0].score == pytest.approx(1, abs=1e-6)
 
 
 def test_vectors_are_brought_to_unit_length(engine):
@@ -189,6 +193,15 @@ def test_equal_vectors_come_in_order_of_their_keys(engine):
             assert keys_of(hits)[:40] == keys[40 * group : 40 * group + 40][:k]
 
 
+def test_a_matrix_product_that_rounds_equal_vectors_apart_changes_nothing():
+    rows = np.repeat(clustered(1), 30, axis=0)
+    index = ExactIndex(DIM)
+    index.add([f"k{i:02}" for i in range(30)], rows)
+    products = (rows @ rows[0] + 5e-8 * np.arange(30)).astype(np.float32)  # as if later columns came out larger
+    hits = index._best(rows[0], products, rows, np.arange(30), 5)
+    assert keys_of(hits) == [f"k{i:02}" for i in range(5)]
+
+
 def test_a_tie_too_large_to_sort_is_still_answered(engine):
     if engine.kind == "remote-local":
         pytest.skip("thousands of entries take the pure Python client too long")
@@ -226,6 +239,7 @@ def test_replacing_and_removing_after_the_graph_was_built(engine):
         assert index.count({"word": "moved"}) == 100
         assert sorted(item.key for item in index.scan()) == sorted(keys[:100] + keys[200:])
         assert index.get(keys[150:151]) == [None]
+        np.testing.assert_allclose([item.vector for item in index.get(keys[200:])], rows[200:], atol=1e-6)
         for hits, key in zip(index.search(-rows[:20], k=1), keys, strict=False):
             assert keys_of(hits) == [key]
         found = {hit.key for hits in index.search(rows[100:200], k=5) for hit in hits}
@@ -454,6 +468,7 @@ def test_filters_mean_what_matches_says(engine):
     index.add(keys, rows, payloads)
     index.optimize()
     filters = [{name: wanted} for name in NAMES for wanted in rng.sample(WANTED, 6)]
+    filters += [{name: {"range": bounds}} for name in NAMES for bounds in ({"gte": 1}, {"gt": 1, "lt": 2}, {"lt": 0.5})]
     filters += [{rng.choice(NAMES): random_condition(rng) for _ in range(rng.randint(1, 3))} for _ in range(150)]
     asked = 0
     for where in filters:
