@@ -4,7 +4,7 @@ PYTHON ?= python3
 PICTURES ?=
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all check core docs bench clean
+.PHONY: help demo test test-slow check core docs clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,8 +25,8 @@ demo: $(VENV)/.demo  ## install, index and search real pictures; PICTURES=~/Pict
 test: check  ## install, then all fast checks and tests
 	$(BIN)/python -m pytest -q
 
-test-all: check  ## the slow tests, too
-	$(BIN)/python -m pytest -q -m "slow or not slow"
+test-slow: $(VENV)/.dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -q -m slow
 
 check: $(VENV)/.dev  ## format, lint, types, arrows
 	$(BIN)/ruff format --check --quiet .
@@ -43,10 +43,6 @@ core:  ## the wheel with its runtime dependencies alone, in an environment of it
 
 docs: $(VENV)/.dev  ## write docs/reference/cli.md anew
 	$(BIN)/python scripts/write_cli_reference.py
-
-bench: $(VENV)/.dev  ## the quick form of each benchmark
-	$(BIN)/python benchmarks/encode.py --help
-	$(BIN)/python benchmarks/search.py --help
 
 clean:  ## remove what these commands made
 	rm -rf $(VENV) $(VENV)-core demo dist build

@@ -54,8 +54,10 @@ def open_index(
     if quantization not in (None, "int8"):
         raise IndexUnavailable(f"cannot open {where}: quantization must be 'int8' or left out, got {quantization!r}")
     if where == MEMORY:
+        from lookalike.index._entries import check_fields
         from lookalike.index.exact import ExactIndex
 
+        check_fields(fields)  # brute force needs none, but a mistake should not wait for the move to another engine
         if dim is None or read_only:
             raise IndexUnavailable(f"no index at {MEMORY}: one in memory starts empty; give dim to make it")
         return ExactIndex(dim, meta)
