@@ -165,6 +165,8 @@ def measure(folder: Path, home: Path, model: list[str], say: Callable[[str], Non
         seconds.append(again.seconds)
     say(f"second runs {seconds}")
     count = first.summary["total"]
+    one = next(folder.rglob("*.jpg"))
+    alone = run(["index", str(one), "--to", str(home / "one"), "--json", *model])
     return {
         "pictures": count,
         "mean_bytes": sum(path.stat().st_size for path in folder.rglob("*.jpg")) // count,
@@ -173,16 +175,16 @@ def measure(folder: Path, home: Path, model: list[str], say: Callable[[str], Non
         "pictures_per_second": round(count / first.seconds, 1),
         "second_run_seconds": {**median_and_spread(seconds), "rounds": [round(s, 3) for s in seconds]},
         "first_to_second": round(first.seconds / statistics.median(seconds), 1),
-        "kill -9": killed(parts, home, model, first, again.bytes_read, say),
+        "kill -9": killed(parts, home, model, first, alone.bytes_read - one.stat().st_size, say),
     }
 
 
 def killed(
-    parts: list[str], home: Path, model: list[str], whole: Ran, idle_bytes: int, say: Callable[[str], None]
+    parts: list[str], home: Path, model: list[str], whole: Ran, code_bytes: int, say: Callable[[str], None]
 ) -> dict:
     """Kill a run three times, start it again each time: what was kept, and what share of the pictures was read twice.
 
-    A run reads `idle_bytes` before it comes to the pictures: the code of its libraries.
+    A run reads `code_bytes` before it comes to the pictures: its libraries and the bundle.
     """
     index = str(home / "killed")
     kept, read = [], 0
@@ -190,16 +192,16 @@ def killed(
         begin = kept[-1] if kept else 0
         left = whole.seconds * (share - begin / whole.summary["total"])
         read += (
-            run(["index", *parts, "--to", index, "--json", *model], kill_after=max(left, 1.0)).bytes_read - idle_bytes
+            run(["index", *parts, "--to", index, "--json", *model], kill_after=max(left, 1.0)).bytes_read - code_bytes
         )
         kept.append(run(["info", index, "--json"]).summary["pictures"])
     last = run(["index", *parts, "--to", index, "--json", *model])
-    read += last.bytes_read - idle_bytes
+    read += last.bytes_read - code_bytes
     result = {
         "kept_after_each_kill": kept,
         "encoded_by_the_last_run": last.summary["encoded"],
         "total": last.summary["total"],
-        "share_of_pictures_read_twice": round(read / (whole.bytes_read - idle_bytes) - 1, 4),
+        "share_of_pictures_read_twice": round(read / (whole.bytes_read - code_bytes) - 1, 4),
     }
     assert last.summary["total"] == whole.summary["total"] == kept[-1] + last.summary["encoded"], result
     say(f"killed {result}")
