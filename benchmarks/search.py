@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -648,7 +649,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/search-SIZE.json")
     parser.add_argument("--work", type=Path, default=Path("build/benchmark-search"), help="data and indexes; kept")
     arguments = parser.parse_args()
-    arguments.shown = [word for word in sys.argv[1:] if not word.startswith("/")]
+    words = sys.argv[1:]
+    private = {i + j for i, word in enumerate(words) if word in ("--work", "--out") for j in (0, 1)}
+    arguments.shown = [shlex.quote(word) for i, word in enumerate(words) if i not in private]
     arguments.work = arguments.work / str(arguments.size)
     run(arguments)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lookalike import __version__
-from lookalike.errors import LookalikeError, QueryError
+from lookalike.errors import ImageError, LookalikeError, QueryError
 
 if TYPE_CHECKING:
     from lookalike.catalogue import Row
@@ -179,16 +179,24 @@ def search(
     options: dict[str, Any] = {"k": k, "where": parse_conditions(conditions), "min_score": min_score}
     answers: list[tuple[str, str | None, list[Hit]]] = []
     with _searcher(location, model) as searcher:
+        unread: list[ImageError] = []
         for query in queries:
-            answers.append((shown(query), query, searcher.by_picture(query, **options)))
+            try:
+                answers.append((shown(query), query, searcher.by_picture(query, **options)))
+            except ImageError as error:
+                unread.append(error)
         if not queries:
             names = [("+", path) for path in liked] + [("-", path) for path in disliked]
             label = " ".join(sign + shown(Path(path).name) for sign, path in names)
             answers.append((label, liked[0] if liked else None, searcher.by_examples(liked, disliked, **options)))
     for label, _, hits in answers:
-        _print_hits(label if len(answers) > 1 else None, hits, as_json, label)
-    if sheet or show:
+        _print_hits(label if len(queries) > 1 else None, hits, as_json, label)
+    if answers and (sheet or show):
         _write_sheet(answers, sheet or "lookalike.html", location, show)
+    for other in unread[:-1]:
+        click.echo(f"error: {other}", err=True)
+    if unread:  # the other questions have been answered
+        raise unread[-1]
 
 
 def _print_hits(heading: str | None, hits: Sequence[Hit], as_json: bool, query: str) -> None:
@@ -265,7 +273,9 @@ def duplicates(
         from lookalike.catalogue import path_of
         from lookalike.sheet import Strip, contact_sheet
 
-        strips = [Strip("largest", path_of(group[0].key), group[1:]) for group in groups]
+        strips = [
+            Strip(group[0].payload.get("path", group[0].key), path_of(group[0].key), group[1:]) for group in groups
+        ]
         _write_text(sheet, contact_sheet(strips, f"Near-duplicates in {location}", f"cosine ≥ {cutoff:.3f}"))
 
 

@@ -921,9 +921,9 @@ def duplicate_thresholds(place: Place, pictures: Pictures, split: dict[str, Any]
     photographs = [pictures.bytes[row] for row in pictures.rows("flickr8k")]
     others = calibrated(encoder, photographs, 1000, range(len(photographs)))
     calibration = {"products (validation)": products, "photographs (Flickr8k, seen in training)": others}
+    # Whoever deletes duplicates would rather miss one than lose a picture: the stricter of the two is the default.
     return {
-        "duplicate": others["threshold"],
-        "duplicate_products": products["threshold"],
+        "duplicate": max(products["threshold"], others["threshold"]),
         "calibration": calibration,
     }
 

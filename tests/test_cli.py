@@ -107,6 +107,19 @@ def test_search_narrows(folder: Path, index: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_an_unreadable_query_does_not_cost_the_other_answers(
+    folder: Path, index: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The readable questions are answered, each unreadable one is named, and the exit status is 1."""
+    good = str(folder / "hats" / "1.png")
+
+    assert fails("search", index, "missing.png", good, "gone.png", "-k", "1", "--json") == 1
+
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["query"] for line in out.splitlines()] == [good]
+    assert [line.split()[4] for line in err.splitlines()] == ["missing.png:", "gone.png:"]
+
+
 def test_search_by_examples(folder: Path, index: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--like and --unlike make one question whose examples are not among the answers."""
     liked, disliked = str(folder / "hats" / "1.png"), str(folder / "shoes" / "1.png")
