@@ -108,6 +108,7 @@ class Ran:
     peak_mib: float
     peak_anonymous_mib: float
     bytes_read: int
+    cores_busy_elsewhere: float
     summary: dict
 
 
@@ -119,9 +120,20 @@ def status_field(process: int, file: str, name: str) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
+def busy_seconds() -> float:
+    """Seconds all cores together have worked since the machine started."""
+    user, nice, system, *_ = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """Seconds this process and its children that have ended worked."""
+    return sum(os.times()[:4])
+
+
 def run(arguments: list[str], kill_after: float | None = None) -> Ran:
     """Run the command line; poll its memory and what it read; kill it, without a chance to tidy up, if asked to."""
-    began = time.perf_counter()
+    began, elsewhere = time.perf_counter(), busy_seconds() - own_seconds()
     command = [sys.executable, "-m", "lookalike", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     peak = anonymous = read = 0
@@ -133,12 +145,13 @@ def run(arguments: list[str], kill_after: float | None = None) -> Ran:
             process.send_signal(signal.SIGKILL)
         time.sleep(0.005)
     seconds = time.perf_counter() - began
+    elsewhere = max(0.0, busy_seconds() - own_seconds() - elsewhere) / seconds
     assert process.stdout is not None
     said = process.stdout.read()
     if kill_after is None and process.returncode != 0:
         sys.exit(f"lookalike {' '.join(arguments[:1])} ended with status {process.returncode}")
     summary = json.loads(said) if said and process.returncode == 0 else {}
-    return Ran(seconds, peak / 1024, anonymous / 1024, read, summary)
+    return Ran(seconds, peak / 1024, anonymous / 1024, read, elsewhere, summary)
 
 
 def measure(folder: Path, home: Path, model: list[str], say: Callable[[str], None]) -> dict:
@@ -154,16 +167,18 @@ def measure(folder: Path, home: Path, model: list[str], say: Callable[[str], Non
                 "peak_rss_mib": round(first.peak_mib),
                 "peak_anonymous_mib": round(first.peak_anonymous_mib),
                 "seconds": round(first.seconds, 2),
+                "cores_busy_elsewhere": round(first.cores_busy_elsewhere, 2),
             }
         )
         say(f"first run {memory[-1]}")
-    seconds = []
+    seconds, elsewhere = [], []
     for _ in range(SECOND_RUNS):
         again = run(["index", *parts, "--to", index, "--json", *model])
         assert again.summary["unchanged"] == first.summary["total"], again.summary
         assert again.summary["encoded"] == 0
         seconds.append(again.seconds)
-    say(f"second runs {seconds}")
+        elsewhere.append(round(again.cores_busy_elsewhere, 2))
+    say(f"second runs {seconds}, cores busy elsewhere {elsewhere}")
     count = first.summary["total"]
     one = next(folder.rglob("*.jpg"))
     alone = run(["index", str(one), "--to", str(home / "one"), "--json", *model])
@@ -174,6 +189,7 @@ def measure(folder: Path, home: Path, model: list[str], say: Callable[[str], Non
         "first_run_seconds": round(first.seconds, 2),
         "pictures_per_second": round(count / first.seconds, 1),
         "second_run_seconds": {**median_and_spread(seconds), "rounds": [round(s, 3) for s in seconds]},
+        "cores_busy_elsewhere": {"first": round(first.cores_busy_elsewhere, 2), "second": elsewhere},
         "first_to_second": round(first.seconds / statistics.median(seconds), 1),
         "kill -9": killed(parts, home, model, first, alone.bytes_read - one.stat().st_size, say),
     }

@@ -586,15 +586,17 @@ def run(arguments: argparse.Namespace) -> None:
     if not (data / "truth.npy").exists():
         data.mkdir(parents=True, exist_ok=True)
         make_data(data, arguments.size, arguments.dim, arguments.queries)
+    asked = len(np.load(data / "queries.npy", mmap_mode="r"))  # data of an earlier run are used again
     document: dict[str, Any] = json.loads(out.read_text()) if arguments.add and out.exists() else {"engines": {}}
+    command = "python benchmarks/search.py " + " ".join(arguments.shown)
     document = {
         "benchmark": "search",
         "date": str(date.today()),
-        "command": "python benchmarks/search.py " + " ".join(arguments.shown),
+        "command": f"{document['command']}; {command}" if "command" in document else command,
         "machine": machine(),
         "versions": versions(),
         "data": {
-            "items": arguments.size, "dim": arguments.dim, "queries": arguments.queries, "k": K,
+            "items": arguments.size, "dim": arguments.dim, "queries": asked, "k": K,
             "kind": f"unit vectors in {max(10, arguments.size // 100)} clusters, decaying spread; perturbed items ask",
         },
         "parameters": {"links": LINKS, "ef_construct": CONSTRUCT, "goal_recall": GOAL, "batch": BATCH},

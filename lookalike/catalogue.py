@@ -7,6 +7,7 @@ is the file URI of RFC 8089 (``file:///photos/caf%E9.jpg``), which leads back to
 from __future__ import annotations
 
 import csv
+import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from lookalike.errors import CatalogueError
 from lookalike.images import EXTENSIONS, looks_like_picture, shown
 
-__all__ = ["Row", "key_of", "path_of", "rows"]
+__all__ = ["Row", "Table", "key_of", "listed_path", "path_of", "read_table", "rows"]
 
 PICTURE_COLUMNS = ("image", "picture", "path", "file", "filename")
 
@@ -109,26 +110,85 @@ def _announces(path: str) -> bool:
 
 
 def _csv(path: str) -> Iterator[Row]:
-    home = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
-    header, *table = _table(path)
-    body = [(number, row) for number, row in enumerate(table, start=2) if any(row)]
-    column = next((i for name in PICTURE_COLUMNS for i, h in enumerate(header) if h.lower() == name), None)
-    if column is None:
-        raise CatalogueError(
-            f"catalogue {shown(path)} has no picture column: name one of {', '.join(PICTURE_COLUMNS)}; "
-            f"found {', '.join(header)}"
-        )
+    table = read_table(path)
+    column = table.picture_column()
+    for number, cells in table.body:
+        if not cells[column]:
+            raise CatalogueError(f"catalogue {shown(path)}, row {number}: no picture")
+    convert = [_column_type([cells[i] for _, cells in table.body]) for i in range(len(table.header))]
+    for _, cells in table.body:
+        payload = {h: convert[i](cells[i]) for i, h in enumerate(table.header) if i != column and h and cells[i] != ""}
+        yield Row(listed_path(path, cells[column]), payload)
+
+
+def listed_path(catalogue: str | os.PathLike[str], name: str) -> str:
+    """The absolute path of a picture that a CSV file calls `name`: relative to the folder the file lies in."""
+    home = os.path.dirname(os.path.abspath(catalogue))  # noqa: PTH100, PTH120
+    return os.path.abspath(os.path.join(home, name))  # noqa: PTH100, PTH118
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A CSV file as text.
+
+    Attributes:
+        path: where it lies.
+        header: the names of its columns.
+        body: its rows that are not empty, one cell per column, each with its number in the file (the header is row 1).
+    """
+
+    path: str
+    header: list[str]
+    body: list[tuple[int, list[str]]]
+
+    def column(self, name: str) -> int:
+        """Where the column `name` stands; upper and lower case count only if they must.
+
+        Raises:
+            CatalogueError: there is none; the message gives the nearest name and all of them.
+        """
+        found = self.find(name)
+        if found is None:
+            near = difflib.get_close_matches(name.lower(), [h.lower() for h in self.header], n=1)
+            guess = f" (did you mean {next(h for h in self.header if h.lower() == near[0])}?)" if near else ""
+            raise CatalogueError(
+                f"catalogue {shown(self.path)} has no column {name}{guess}: it has {', '.join(self.header)}"
+            )
+        return found
+
+    def find(self, name: str) -> int | None:
+        """As `column`, with None where there is none."""
+        if name in self.header:
+            return self.header.index(name)
+        return next((i for i, h in enumerate(self.header) if h.lower() == name.lower()), None)
+
+    def picture_column(self) -> int:
+        """Where the column of picture paths stands. Raises CatalogueError where there is none."""
+        column = next((i for name in PICTURE_COLUMNS for i, h in enumerate(self.header) if h.lower() == name), None)
+        if column is None:
+            raise CatalogueError(
+                f"catalogue {shown(self.path)} has no picture column: name one of {', '.join(PICTURE_COLUMNS)}; "
+                f"found {', '.join(self.header)}"
+            )
+        return column
+
+
+def read_table(path: str | os.PathLike[str]) -> Table:
+    """Read a CSV file: UTF-8; comma, semicolon or tab, whichever its header has most; blanks around cells dropped.
+
+    Raises:
+        CatalogueError: it cannot be read, is not UTF-8, has no header, or a row has not one cell per column.
+    """
+    where = os.fspath(path)
+    header, *cells = _cells(where)
+    body = [(number, row) for number, row in enumerate(cells, start=2) if any(row)]
     for number, row in body:
-        if len(row) != len(header) or not row[column]:
-            problem = "no picture" if len(row) == len(header) else f"{len(row)} fields instead of {len(header)}"
-            raise CatalogueError(f"catalogue {shown(path)}, row {number}: {problem}")
-    convert = [_column_type([row[i] for _, row in body]) for i in range(len(header))]
-    for _, row in body:
-        payload = {h: convert[i](row[i]) for i, h in enumerate(header) if i != column and h and row[i] != ""}
-        yield Row(os.path.abspath(os.path.join(home, row[column])), payload)  # noqa: PTH100, PTH118
+        if len(row) != len(header):
+            raise CatalogueError(f"catalogue {shown(where)}, row {number}: {len(row)} fields instead of {len(header)}")
+    return Table(where, header, body)
 
 
-def _table(path: str) -> list[list[str]]:
+def _cells(path: str) -> list[list[str]]:
     """The cells of a CSV file without the blanks around them, the header first."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123

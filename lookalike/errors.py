@@ -11,6 +11,10 @@
     ├── QueryError                a question that cannot be answered: bad filter, unknown key, no examples
     ├── IndexUnavailable          an index that cannot be opened: location, cause and what to start
     ├── EncoderMismatch           an index made with another bundle: names both
+    ├── ConfigError               a training configuration that cannot be run: every problem found, not only the first
+    ├── TrainingError             a run that cannot go on: no negatives, a loss that is not a number, a full disk
+    ├── CheckpointError           a run folder that cannot be resumed: folder and reason
+    ├── ExportError               a network whose exported graph does not answer as it does: both answers
     └── MissingExtra              an optional dependency: the pip command that installs it
 
 Doors (the command line, the HTTP server) catch `LookalikeError` and nothing else: any other exception is a defect.
@@ -18,10 +22,15 @@ Doors (the command line, the HTTP server) catch `LookalikeError` and nothing els
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "BundleError",
     "CatalogueError",
+    "CheckpointError",
+    "ConfigError",
     "EncoderMismatch",
+    "ExportError",
     "ImageError",
     "IndexUnavailable",
     "LookalikeError",
@@ -29,6 +38,7 @@ __all__ = [
     "PayloadError",
     "QueryError",
     "ShapeError",
+    "TrainingError",
 ]
 
 
@@ -86,6 +96,31 @@ class IndexUnavailable(LookalikeError):
 
 class EncoderMismatch(LookalikeError):
     """An index whose vectors were made by another encoder than the one asking. The message names both."""
+
+
+class ConfigError(LookalikeError):
+    """A configuration that cannot be run.
+
+    Attributes:
+        problems: every problem found, one line each, with the nearest valid name where there is one.
+    """
+
+    def __init__(self, problems: Sequence[str], where: str = "configuration") -> None:
+        listed = problems[0] if len(problems) == 1 else "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"{where}: {listed}" if len(problems) == 1 else f"{where}, {len(problems)} problems:{listed}")
+        self.problems = list(problems)
+
+
+class TrainingError(LookalikeError):
+    """A run that cannot start or go on. The last good checkpoint is kept, and the message says where."""
+
+
+class CheckpointError(LookalikeError):
+    """A run folder that cannot be resumed: damaged, or written by another version or configuration."""
+
+
+class ExportError(LookalikeError):
+    """A network that cannot become a bundle: its graph in ONNX and the network in PyTorch disagree."""
 
 
 class MissingExtra(LookalikeError):

@@ -41,10 +41,12 @@ __all__ = [
     "Interval",
     "average_precision_at_r",
     "mean_interval",
+    "one_shot",
     "paired_interval",
     "precision_at_k",
     "recall_at_k",
     "reciprocal_rank",
+    "triplet_accuracy",
 ]
 
 
@@ -100,6 +102,116 @@ def reciprocal_rank(vectors: Any, labels: Any, groups: Any = None) -> Values:
     Arguments, result and errors as for `recall_at_k`.
     """
     return _per_query(vectors, labels, groups, lambda line: 1.0 / line.first())
+
+
+def triplet_accuracy(vectors: Any, labels: Any, groups: Any = None) -> Values:
+    """Share of the triplets (query, relevant, irrelevant) in which the relevant picture is the nearer one.
+
+    All triplets of each query are counted, not a sample: the share is the area under the query's ROC curve. A tie
+    counts as wrong.
+
+    Arguments, result and errors as for `recall_at_k`; NaN also for a query without any irrelevant picture.
+    """
+
+    def measure(line: _Line) -> float:
+        others = np.sort(line.scores[~line.relevant])
+        return (
+            float(np.searchsorted(others, line.scores[line.relevant]).mean() / len(others)) if len(others) else np.nan
+        )
+
+    return _per_query(vectors, labels, groups, measure)
+
+
+def one_shot(
+    vectors: Any,
+    labels: Any,
+    *,
+    categories: Any = None,
+    makers: Any = None,
+    way: int = 20,
+    episodes: int = 1000,
+    seed: int = 0,
+) -> Values:
+    """Accuracy of one-shot classification, one number per episode.
+
+    An episode draws `way` classes, one picture of each as support and one other as query; a query is right if the
+    support of its class has the highest cosine, ties counting as wrong (Lake et al. 2015; with `categories` and
+    `makers` this is their within-alphabet task: all supports by one drawer, all queries by another).
+
+    Args:
+        vectors: (n, dim) rows, unit length or not.
+        labels: (n,) the class of each.
+        categories: (n,) or None; with it, the classes of an episode come from one category. Categories with fewer
+            than `way` classes are left out.
+        makers: (n,) or None; who made each picture. With it, an episode has one maker for its support and another
+            for its queries.
+        way: classes per episode.
+        episodes: how many to draw.
+        seed: of the draw; equal seeds give equal episodes, so that two encoders can be compared episode by episode.
+
+    Returns:
+        (episodes,) float64, each the share of its `way` queries that are right.
+
+    Raises:
+        ShapeError: the lengths differ, or no category has `way` classes with two pictures (by two makers in common).
+    """
+    rows = unit(vectors)
+    label = _numbers(labels, len(rows), "labels")
+    category = np.zeros_like(label) if categories is None else _numbers(categories, len(rows), "categories")
+    maker = None if makers is None else _numbers(makers, len(rows), "makers")
+    pools = [
+        pool for name in np.unique(category) if (pool := _Pool.of(np.flatnonzero(category == name), label, maker, way))
+    ]
+    if not pools:
+        raise ShapeError(
+            f"one-shot episodes need a category with {way} classes of two pictures"
+            f"{' by the same two makers' if makers is not None else ''}: there is none; lower the number of ways"
+        )
+    dice = np.random.default_rng(seed)
+    values = np.empty(episodes, dtype=np.float64)
+    for number in range(episodes):
+        support, query = pools[dice.integers(len(pools))].draw(dice, way)
+        scores = rows[query] @ rows[support].T
+        own = np.diagonal(scores)
+        scores = scores - np.diag(np.full(way, np.inf, dtype=np.float32))
+        values[number] = (own - TIE > scores.max(1)).mean()
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The pictures of one category that one-shot episodes can use: class → its pictures, or class → maker → picture."""
+
+    classes: dict[int, Numbers]
+    makers: dict[int, dict[int, int]] | None
+    pairs: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.intp], label: Numbers, maker: Numbers | None, way: int) -> _Pool | None:
+        classes = {int(name): rows[label[rows] == name] for name in np.unique(label[rows])}
+        classes = {name: members for name, members in classes.items() if len(members) > 1}
+        if maker is None:
+            return cls(classes, None, []) if len(classes) >= way else None
+        made: dict[int, dict[int, int]] = {}
+        for name, members in classes.items():
+            for row in members:
+                made.setdefault(int(maker[row]), {}).setdefault(name, int(row))
+        pairs = [(a, b) for a in made for b in made if a != b and len(made[a].keys() & made[b].keys()) >= way]
+        return cls(classes, made, pairs) if pairs else None
+
+    def draw(self, dice: np.random.Generator, way: int) -> tuple[Numbers, Numbers]:
+        """Rows of support and query, class by class."""
+        if self.makers is None:
+            names = dice.choice(list(self.classes), way, replace=False)
+            two = np.array([dice.choice(self.classes[int(name)], 2, replace=False) for name in names])
+            return two[:, 0], two[:, 1]
+        one, other = self.pairs[dice.integers(len(self.pairs))]
+        shared = sorted(self.makers[one].keys() & self.makers[other].keys())
+        names = dice.choice(shared, way, replace=False)
+        return (
+            np.array([self.makers[one][int(name)] for name in names]),
+            np.array([self.makers[other][int(name)] for name in names]),
+        )
 
 
 @dataclass(frozen=True, slots=True)

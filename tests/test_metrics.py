@@ -10,10 +10,12 @@ from lookalike.errors import ShapeError
 from lookalike.metrics import (
     average_precision_at_r,
     mean_interval,
+    one_shot,
     paired_interval,
     precision_at_k,
     recall_at_k,
     reciprocal_rank,
+    triplet_accuracy,
 )
 
 
@@ -158,3 +160,89 @@ def test_what_cannot_be_measured_is_refused():
         paired_interval([1.0], [1.0, 2.0])
     with pytest.raises(ValueError, match="confidence"):
         mean_interval([1.0], confidence=1.5)
+
+
+def test_triplet_accuracy_is_that_of_a_loop_over_all_triplets() -> None:
+    """Every (query, relevant, irrelevant) triplet counts once; a tie is wrong."""
+    dice = np.random.default_rng(4)
+    vectors = np.vstack([dice.normal(size=(20, 3)), np.ones((3, 3))]).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = np.r_[dice.integers(0, 4, 20), 0, 1, 9]
+    scores = vectors.astype(np.float64) @ vectors.T.astype(np.float64)
+    expected = []
+    for query in range(len(labels)):
+        same = [i for i in range(len(labels)) if i != query and labels[i] == labels[query]]
+        other = [i for i in range(len(labels)) if labels[i] != labels[query]]
+        right = [scores[query, i] > scores[query, j] + 1e-6 for i in same for j in other]
+        expected.append(np.mean(right) if right else np.nan)
+
+    found = triplet_accuracy(vectors, labels)
+
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert np.isnan(found[-1])
+
+
+def test_triplet_accuracy_is_the_area_under_the_roc_curve() -> None:
+    """Per query it is scikit-learn's roc_auc_score of similarity against relevance."""
+    from sklearn.metrics import roc_auc_score
+
+    dice = np.random.default_rng(5)
+    vectors, labels = dice.normal(size=(30, 8)).astype(np.float32), dice.integers(0, 3, 30)
+    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    others = [np.arange(30) != query for query in range(30)]
+    expected = [roc_auc_score(labels[o] == labels[q], (rows @ rows[q])[o]) for q, o in enumerate(others)]
+
+    np.testing.assert_allclose(triplet_accuracy(vectors, labels), expected, atol=1e-6)
+
+
+def characters(spread: float, alphabets: int = 3, each: int = 6, drawers: int = 4):
+    """Vectors of characters drawn by several people: label, alphabet and drawer of each."""
+    dice = np.random.default_rng(6)
+    centres = dice.normal(size=(alphabets * each, 16))
+    label = np.repeat(np.arange(alphabets * each), drawers)
+    vectors = centres[label] + spread * dice.normal(size=(len(label), 16))
+    return vectors.astype(np.float32), label, label // each, np.tile(np.arange(drawers), alphabets * each)
+
+
+def test_one_shot_is_right_where_classes_are_apart_and_poor_where_they_are_not() -> None:
+    """Tight classes give 1; vectors that have nothing to do with the classes give about one in `way`."""
+    tight, label, alphabet, drawer = characters(spread=0.01)
+    noise = np.random.default_rng(7).normal(size=tight.shape).astype(np.float32)
+    options = {"categories": alphabet, "makers": drawer, "way": 5, "episodes": 400}
+
+    assert one_shot(tight, label, **options).mean() == 1
+    assert one_shot(noise, label, **options).mean() == pytest.approx(0.2, abs=0.04)
+
+
+def test_one_shot_gives_nothing_to_a_constant_encoder() -> None:
+    """Ties go against the query."""
+    vectors, label, _, _ = characters(spread=0.1)
+
+    assert one_shot(np.ones_like(vectors), label, way=5, episodes=20).max() == 0
+
+
+def test_one_shot_keeps_to_one_category_and_to_two_makers() -> None:
+    """Supports are by one maker and queries by another, all of one category: only then this encoder is right."""
+    _, label, alphabet, drawer = characters(spread=0.1)
+    # Within an alphabet the character decides. The drawer is far louder, but the same for all supports.
+    vectors = np.zeros((len(label), 32), dtype=np.float32)
+    vectors[np.arange(len(label)), label % 6] = 1
+    vectors[np.arange(len(label)), 8 + drawer] = 5
+    options = {"way": 5, "episodes": 200}
+
+    assert one_shot(vectors, label, categories=alphabet, makers=drawer, **options).mean() == 1
+    assert one_shot(vectors, label, categories=alphabet, **options).mean() < 0.9
+    assert one_shot(vectors, label, makers=drawer, **options).mean() < 0.9
+
+
+def test_one_shot_is_the_same_for_equal_seeds_and_says_what_is_missing() -> None:
+    """Two encoders are compared on the same episodes; too many ways are an error with advice."""
+    vectors, label, alphabet, _ = characters(spread=1.0)
+
+    first, again = (one_shot(vectors, label, way=5, episodes=50, seed=3) for _ in range(2))
+    other = one_shot(vectors, label, way=5, episodes=50, seed=4)
+
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    with pytest.raises(ShapeError, match="lower the number of ways"):
+        one_shot(vectors, label, categories=alphabet, way=7)

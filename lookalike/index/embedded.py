@@ -58,6 +58,9 @@ _BATCH = 1_000  # points in one update: about 10 ms during which other threads w
 _PAGE = 1_000  # points in one page of a scan
 _QUERIES = 64  # queries in one call
 
+# The graph has extra links among entries that meet one condition, none among those that meet two at once: there recall
+# falls to 0.94. Walking to the neighbours of neighbours too brings it back to 1.0, in 3 ms instead of 0.5.
+_TWO_HOPS = edge.AcornSearchParams(enable=True, max_selectivity=0.4)
 _RESCORE = edge.QuantizationSearchParams(rescore=True, oversampling=2.0)
 
 _TYPES = {
@@ -389,10 +392,11 @@ class EmbeddedIndex:
         return answers
 
     def _params(self, size: int, limit: int, conditions: int, exact: bool) -> edge.SearchParams:
-        # The candidates a search must keep for the same recall grow with the logarithm of the size. The graph has extra
-        # links among entries that meet one condition, none among those that meet two: there recall needs more of them.
-        breadth = max(64, 2 * limit, int(32 * (math.log10(size) - 3))) * (2 if conditions > 1 else 1)
-        return edge.SearchParams(hnsw_ef=breadth, exact=exact, quantization=_RESCORE if self._quantized else None)
+        # The candidates a search must keep for the same recall grow with the logarithm of the size.
+        breadth = max(64, 2 * limit, int(32 * (math.log10(size) - 3)))
+        quantization = _RESCORE if self._quantized else None
+        hops = _TWO_HOPS if conditions > 1 else None
+        return edge.SearchParams(hnsw_ef=breadth, exact=exact, quantization=quantization, acorn=hops)
 
     def get(self, keys: Sequence[str]) -> list[Item | None]:
         """Entries with vectors in the order of `keys`, None for unknown ones."""

@@ -252,9 +252,8 @@ class RemoteIndex:
         chosen = _filter(conditions)
 
         def ask(query: list[float], limit: int) -> models.QueryRequest:
-            return models.QueryRequest(
-                query=query, limit=limit, filter=chosen, params=self._params(limit, exact), with_payload=True
-            )
+            params = self._params(limit, len(conditions), exact)
+            return models.QueryRequest(query=query, limit=limit, filter=chosen, params=params, with_payload=True)
 
         def run(requests: list[models.QueryRequest]) -> list[list[models.ScoredPoint]]:
             answers = self._call(self._client.query_batch_points, self._collection, requests)
@@ -270,9 +269,11 @@ class RemoteIndex:
                 hits.append(to_hits(settle(points, k, again(query)), k, self.location))
         return hits
 
-    def _params(self, limit: int, exact: bool) -> models.SearchParams:
+    def _params(self, limit: int, conditions: int, exact: bool) -> models.SearchParams:
         rescore = models.QuantizationSearchParams(rescore=True, oversampling=2.0) if self._quantization else None
-        return models.SearchParams(hnsw_ef=max(128, 2 * limit), exact=exact, quantization=rescore)
+        # As in the embedded index: only a walk in two hops keeps recall where two conditions must hold at once.
+        hops = models.AcornSearchParams(enable=True, max_selectivity=0.4) if conditions > 1 else None
+        return models.SearchParams(hnsw_ef=max(128, 2 * limit), exact=exact, quantization=rescore, acorn=hops)
 
     def get(self, keys: Sequence[str]) -> list[Item | None]:
         """Entries with vectors in the order of `keys`, None for unknown ones."""

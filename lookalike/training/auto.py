@@ -1,0 +1,145 @@
+"""A configuration that fits some pictures, for those who bring none: from how many there are, of how many classes.
+
+Two recipes, both measured (see ``configs/`` and DECISIONS.md):
+
+- *drawings* (small, in shades of grey, hundreds of classes: handwriting, signs, logos): a small network from scratch;
+- *everything else*: the encoder that ships goes on learning, so that the verdict is about what training added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import ImageError
+from lookalike.images import read
+from lookalike.labels import Labelled, labelled
+from lookalike.splits import split
+from lookalike.training.config import TrainConfig, read_config
+
+# Pictures looked at to tell drawings from photographs.
+LOOKED_AT = 48
+
+__all__ = ["choose"]
+
+
+def choose(
+    root: str | os.PathLike[str],
+    labels: str = "folders",
+    *,
+    category: str | None = None,
+    overrides: Sequence[str] = (),
+) -> TrainConfig:
+    """A configuration for the pictures in `root`.
+
+    Args:
+        root: a folder, or a CSV file.
+        labels: as `lookalike.labels.labelled`.
+        category: the column of the super-class, if `root` is a CSV file.
+        overrides: as `read_config`; without ``loop.minutes`` or ``loop.steps`` it takes ten minutes.
+
+    Raises:
+        CatalogueError: nothing to learn from.
+        ConfigError: overrides that do not fit.
+    """
+    found = labelled(root, labels, category=category)
+    sizes = sorted(Counter(example.label for example in found.examples).values())
+    drawn = _are_drawings(found) and len(sizes) >= 200
+    data: dict[str, Any] = {"root": os.fspath(root), "labels": labels, **_held_out(found, len(sizes))}
+    if category is not None:
+        data["category"] = category
+    document: dict[str, Any] = {
+        "name": Path(root).stem.replace(" ", "-") or "run",
+        **(_drawings() if drawn else _pictures()),
+        "sampler": _sampler(found, data),
+        "loss": {"kind": "supervised_contrastive", "temperature": 0.1},
+        "loop": {"steps": 100_000, "minutes": 10.0, "validate_every": 200, "patience": 0},
+    }
+    if found.triplets is not None:
+        document["loss"] = {"kind": "triplet", "margin": 0.2}
+    document["data"] = {**document.get("data", {}), **data}
+    return read_config(document, overrides)
+
+
+def _held_out(found: Labelled, classes: int) -> dict[str, Any]:
+    """Whole classes where there are enough of them to judge by; whole super-classes where there are many."""
+    if any(example.split for example in found.examples):
+        return {"split": "class"}
+    categories = {example.category for example in found.examples} - {""}
+    if len(categories) >= 12:
+        return {"split": "category"}
+    return {"split": "class"} if classes >= 12 else {"split": "picture"}
+
+
+def _sampler(found: Labelled, data: dict[str, Any]) -> dict[str, Any]:
+    """About 128 pictures: four of a class, or as many as the middle class has; within a super-class half the time."""
+    if found.triplets is not None:
+        return {"kind": "triplets", "pairs": 42}
+    sides = split(found.examples, by=data["split"])
+    train = Counter(example.label for example, side in zip(found.examples, sides, strict=True) if side == "train")
+    useful = [size for size in train.values() if size > 1]
+    pictures = int(np.clip(np.median(useful or [2]), 2, 4))
+    # A class or two may move when the sides are found to share a picture.
+    classes = int(np.clip(len(useful) - 2, 2, 128 // pictures))
+    members = defaultdict(set)
+    for example in found.examples:
+        members[example.category].add(example.label)
+    nested = len(members) > 1 and np.median([len(labels) for labels in members.values()]) >= 4
+    kind = {"kind": "category", "categories": 2, "share": 0.5} if nested else {"kind": "classes"}
+    return {**kind, "classes": classes, "pictures": pictures}
+
+
+def _pictures() -> dict[str, Any]:
+    """The encoder that ships, taught further."""
+    return {
+        "network": {"name": "shufflenet_v2_x1_0", "weights": "default", "dim": 128, "freeze_batch_norm": True},
+        "augment": {
+            "flip": 0.5,
+            "crop": [0.6, 1.0],
+            "rotate": 8.0,
+            "brightness": 0.2,
+            "contrast": 0.2,
+            "saturation": 0.2,
+        },
+        "optimizer": {"rate": 5e-4, "weight_decay": 0.01, "ema": 0.99},
+    }
+
+
+def _drawings() -> dict[str, Any]:
+    """A small network from scratch, that moves and bends what it sees, but does not mirror it."""
+    return {
+        "data": {"size": [56, 56], "channels": 1},
+        "network": {"name": "small", "dim": 256},
+        "augment": {
+            "rotate": 12.0,
+            "scale": [0.85, 1.15],
+            "shear": 8.0,
+            "shift": 0.06,
+            "elastic": 0.03,
+            "turns": "batch",
+        },
+        "optimizer": {"rate": 2e-3, "weight_decay": 0.05, "ema": 0.99},
+        "views": {"count": 9},
+    }
+
+
+def _are_drawings(found: Labelled) -> bool:
+    """Whether a sample is small and without colour."""
+    places = np.linspace(0, len(found.examples) - 1, min(LOOKED_AT, len(found.examples))).round().astype(int)
+    seen = [look for place in places if (look := _small_and_grey(found.examples[place].path)) is not None]
+    return bool(seen) and np.mean(seen) > 0.9
+
+
+def _small_and_grey(path: str) -> bool | None:
+    try:
+        image = read(path)
+    except ImageError:
+        return None
+    small = max(image.size) <= 128
+    pixels = np.asarray(image, dtype=np.int16)
+    return small and int(np.ptp(pixels, axis=2).max()) <= 8

@@ -1,0 +1,67 @@
+"""Save a run and go on exactly where it was: written whole or not at all, nothing unpickled but plain data.
+
+What a step draws depends on (seed, step) alone, so a checkpoint holds no generator: weights, optimiser, averages,
+memory and a few numbers are all there is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lookalike.errors import CheckpointError, TrainingError
+
+# Raised when what a checkpoint holds changes, so that an older run folder is refused and not misread.
+VERSION = 1
+
+__all__ = ["VERSION", "load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` beside `path`, force it to disk, and rename: whatever happens, a whole checkpoint is there.
+
+    Raises:
+        TrainingError: the disk is full or forbids writing; the checkpoint before it is untouched.
+    """
+    scratch = path.with_suffix(".tmp")
+    try:
+        with scratch.open("wb") as file:
+            torch.save({"version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        scratch.unlink(missing_ok=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "unexpected pos" in str(error) or "write" in str(error)
+        reason = "the disk is full" if full else str(error)
+        kept = "the one before it is kept" if path.exists() else "there is none before it"
+        raise TrainingError(
+            f"cannot save checkpoint {path} at step {state.get('step', '?')}: {reason}; {kept}. "
+            "Make room and run the same command again: it goes on from there"
+        ) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: damaged, or written by another version of the format.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): delete it to start the run anew"
+        ) from error
+    if not isinstance(state, dict) or state.get("version") != VERSION:
+        found = state.get("version") if isinstance(state, dict) else None
+        raise CheckpointError(
+            f"checkpoint {path} has version {found}, this program reads version {VERSION}: "
+            "go on with the version that wrote it, or train into another folder"
+        )
+    return state

@@ -1,0 +1,527 @@
+"""A run as a document: TOML in, every problem at once, the resolved TOML out.
+
+`TrainConfig` has one table per part of a run. Everything has a default but ``data.root``. What a table may hold is
+checked by its types and bounds; what the tables say together (a miner for a loss that mines nothing, pairs without a
+pair loss) by `TrainConfig.problems`; both give all problems in one `ConfigError`, each with the nearest valid name.
+
+The parts of the program get plain arguments, never these tables.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from lookalike.bundle import MANIFEST, Bundle, default_path
+from lookalike.errors import ConfigError
+from lookalike.images import Preprocessing
+from lookalike.training.augment import Augmentation
+from lookalike.training.losses import LOSSES, PAIR_LOSSES
+from lookalike.training.miners import MINERS
+from lookalike.training.networks import defaults, nearest, option_types
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Size = tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
+
+__all__ = [
+    "DataConfig",
+    "LoopConfig",
+    "LossConfig",
+    "MemoryConfig",
+    "MinerConfig",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "SamplerConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "ViewsConfig",
+    "read_config",
+    "write_config",
+]
+
+
+class Table(BaseModel):
+    """A table of the document: frozen, and strict about names and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Table):
+    """[data]: which pictures, what is known of them, and how they are cut to the network's size."""
+
+    root: str = ""
+    """A folder, or a CSV file; relative to the working folder."""
+    labels: str = "folders"
+    """Who is alike: "folders" (a folder per class, perhaps within super-classes), the name of a CSV column,
+    or a file of pairs (left, right, same) or triplets (anchor, positive, negative)."""
+    category: str | None = None
+    """The CSV column of the super-class. With folders it is found."""
+    split: Literal["class", "category", "picture"] = "class"
+    """What stays together when pictures are held out: whole classes, whole super-classes, or nothing."""
+    validation: Annotated[float, Field(ge=0, lt=0.9)] = 0.15
+    """Share of the pictures held out to choose the checkpoint."""
+    test: Annotated[float, Field(ge=0, lt=0.9)] = 0.15
+    """Share held out for the verdict. At 0 the verdict is on validation, and says so."""
+    size: Size | None = None
+    """(height, width) in pixels. Default: that of the network."""
+    channels: Literal[1, 3] = 3
+    """1 keeps the brightness alone."""
+    fit: Literal["squash", "crop", "pad"] | None = None
+    """How a picture becomes a rectangle: "squash" both sides, "crop" the middle, or "pad" with white. Default: the network's."""
+    crop_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Of "crop": the share of the short side that is kept."""
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None
+    """Filter of the scaling."""
+    mean: tuple[float, float, float] | None = None
+    """Per channel, of values in [0, 1]; subtracted."""
+    std: tuple[Positive, Positive, Positive] | None = None
+    """Per channel; divided by."""
+    check_leaks: bool = True
+    """Look for equal and nearly equal pictures on both sides of the split, and move them."""
+    cache: str | None = None
+    """Folder of the decoded pictures. Default: in the run folder."""
+
+
+class NetworkConfig(Table):
+    """[network]: what turns pixels into an embedding."""
+
+    name: str = "shufflenet_v2_x1_0"
+    """alexnet, vgg16, vgg16_bn, resnet50, shufflenet_v1, shufflenet_v2_x0_5 to x2_0, small, mobilenet_v2_tf,
+    torchvision:NAME or timm:NAME."""
+    weights: str | None = None
+    """Where it starts from: a file, a URL, "hub", a bundle folder, or "default" (the bundle that ships)."""
+    options: dict[str, Any] = {}
+    """What the network's own constructor takes."""
+    pool: str = "average"
+    """average, max, average+max, gem, or grid:G."""
+    head: Literal["linear", "mlp", "none"] = "linear"
+    """From pooled features to the embedding."""
+    dim: Annotated[int, Field(ge=2, le=8192)] = 128
+    """Numbers in an embedding."""
+    skip: bool = False
+    """A head that keeps the ranking of the base at step 0 and learns what to add."""
+    normalise: bool = True
+    """Give vectors of unit length to the loss. (An index always holds unit vectors.)"""
+    freeze: Annotated[int, Field(ge=0)] | Literal["all"] = 0
+    """How many stages stay as they are, counted from the input."""
+    freeze_batch_norm: bool = False
+    """Keep the statistics of the base: for small sets of pictures."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each stage learns this much slower than the one above it."""
+    head_rate: Positive = 1.0
+    """The head learns this many times faster than the top stage."""
+
+
+class SamplerConfig(Table):
+    """[sampler]: which pictures make a batch."""
+
+    kind: Literal["classes", "category", "pairs", "triplets"] = "classes"
+    """P classes × K pictures; the same, most often within a few super-classes; pairs 1 : 1; given triplets."""
+    classes: Annotated[int, Field(ge=2)] = 32
+    """P, classes in a batch."""
+    pictures: Annotated[int, Field(ge=2)] = 4
+    """K, pictures of each class."""
+    categories: Count = 1
+    """With kind "category": super-classes at a time."""
+    share: Share = 0.7
+    """With kind "category": share of such batches; the others draw from all classes."""
+    pairs: Annotated[int, Field(ge=2)] = 64
+    """With kind "pairs" or "triplets": how many of them in a batch."""
+
+
+class Kind(Table):
+    """A table that names a class of a family and gives it options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name: keyword arguments for the class."""
+        return dict(self.model_extra or {})
+
+
+class LossConfig(Kind):
+    """[loss]: what is minimised; its other keys are the arguments of that loss."""
+
+    kind: str = "supervised_contrastive"
+
+
+class MinerConfig(Kind):
+    """[miner]: which triplets are looked at; its other keys are the arguments of that miner."""
+
+    kind: str = "semi_hard"
+    schedule: tuple[tuple[float, str], ...] = ()
+    """[[0.0, "random"], [0.3, "semi_hard"], …]: from which share of the run on which miner; takes the place of kind."""
+
+
+class MemoryConfig(Table):
+    """[memory]: embeddings of past batches as further negatives and positives (cross-batch memory)."""
+
+    size: Annotated[int, Field(ge=0)] = 0
+    """How many embeddings; 0 is without."""
+    start: Share = 0.2
+    """Share of the run after which it is used: not while the embedding still moves fast."""
+
+
+class OptimizerConfig(Table):
+    """[optimizer]."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"
+    """The optimiser."""
+    rate: Positive = 1e-3
+    """Highest learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    """Of kernels and matrices alone."""
+    momentum: Share = 0.9
+    """Of sgd."""
+    warmup: Share = 0.05
+    """Share of the run in which the rate climbs; it then falls to zero along a cosine."""
+    clip: Annotated[float, Field(ge=0)] = 5.0
+    """Largest norm of the gradient; 0 is without limit."""
+    accumulate: Count = 1
+    """Batches per step."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay per step of the moving average of the weights that is validated and exported; 0 is without."""
+
+
+class LoopConfig(Table):
+    """[loop]."""
+
+    steps: Count = 2000
+    """Ends the training."""
+    minutes: Positive | None = None
+    """Ends the training after so many minutes, if the steps are not done before."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bfloat16 where the processor computes in it."""
+    compile: bool = False
+    """Compile the network (torch.compile); worth a minute at the start of long runs."""
+    channels_last: bool = True
+    """Memory layout; faster on processors with vector units."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda:0, …"""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Of PyTorch on the CPU; 0 is one per core."""
+    report_every: Count = 50
+    """Steps between two lines of metrics.jsonl."""
+    validate_every: Count = 500
+    """Steps between two validations."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many validations without a better one; 0 never stops early."""
+    keep: Literal["best", "last"] = "best"
+    """Which checkpoint the verdict and the export take."""
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds between two checkpoints."""
+    tensorboard: bool = True
+    """Write what metrics.jsonl holds for TensorBoard, too."""
+
+
+class ValidationConfig(Table):
+    """[validation]: how held-out pictures are asked."""
+
+    select: Literal["map_at_r", "r_at_1", "triplet_accuracy", "one_shot"] = "map_at_r"
+    """The measure that chooses the checkpoint and decides the verdict."""
+    episodes: Annotated[int, Field(ge=0)] = 0
+    """One-shot episodes to ask as well; 0 is without."""
+    way: Annotated[int, Field(ge=2)] = 20
+    """Classes of an episode."""
+    within_category: bool = True
+    """The classes of an episode come from one super-class."""
+    maker: str | None = None
+    """A regular expression on file names whose group tells who made a picture: the support of an episode is by one
+    maker, the queries are by another."""
+
+
+class ViewsConfig(Table):
+    """[views]: the embedding as the mean over slightly moved views, built into the exported graph."""
+
+    count: Count = 1
+    """How many views; 1 is the picture alone."""
+    rotate: float = 8.0
+    """± degrees."""
+    scale: float = 0.08
+    """± share of the size."""
+    shift: float = 0.04
+    """± share of the side."""
+    shear: float = 0.0
+    """± slant, as a tangent."""
+
+
+class TrainConfig(Table):
+    """A whole run."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "run"
+    """What the bundle will be called."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of everything drawn."""
+    data: DataConfig = DataConfig()
+    network: NetworkConfig = NetworkConfig()
+    augment: Augmentation = Augmentation()
+    sampler: SamplerConfig = SamplerConfig()
+    loss: LossConfig = LossConfig()
+    miner: MinerConfig | None = None
+    memory: MemoryConfig = MemoryConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig = LoopConfig()
+    validation: ValidationConfig = ValidationConfig()
+    views: ViewsConfig = ViewsConfig()
+
+    @property
+    def pairwise(self) -> bool:
+        """Whether the loss takes pairs."""
+        return self.loss.kind in PAIR_LOSSES
+
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become pixels: the network's own way, but for what [data] says otherwise."""
+        own = self._own_preprocessing()
+        asked = {
+            name: getattr(self.data, name) for name in ("size", "fit", "crop_ratio", "interpolation", "mean", "std")
+        }
+        return Preprocessing(**{**own, **{name: value for name, value in asked.items() if value is not None}})
+
+    def _own_preprocessing(self) -> dict[str, Any]:
+        """That of the bundle which the weights are from, else that of the network's published weights."""
+        weights = self.network.weights
+        place = default_path() if weights == "default" else Path(weights or "")
+        if weights is not None and (place / MANIFEST).is_file():
+            document = Bundle.load(place).preprocessing.to_document()
+            return {name: tuple(v) if isinstance(v, list) else v for name, v in document.items()}
+        return defaults(self.network.name, self.data.channels)
+
+    def problems(self) -> list[str]:
+        """What cannot be together, or does not exist; empty where the run can start."""
+        return [*self._name_problems(), *self._combination_problems()]
+
+    def _name_problems(self) -> list[str]:
+        found = [] if self.data.root else ["data.root is missing: the folder of pictures, or a CSV file"]
+        if unknown := nearest(self.network.name):
+            found.append(f"network.name {unknown}")
+        else:
+            found += _option_problems("network.options", self.network.options, option_types(self.network.name))
+        found += _kind_problems("loss", self.loss, LOSSES | PAIR_LOSSES, supplied=("dim", "classes"))
+        if self.miner is not None:
+            found += _kind_problems("miner", self.miner, MINERS)
+            for start, kind in self.miner.schedule:
+                if kind not in MINERS:
+                    found.append(f"miner.schedule names {kind!r}: {_did_you_mean(kind, MINERS)}")
+                if not 0 <= start < 1:
+                    found.append(f"miner.schedule starts {kind!r} at {start}: a share of the run, from 0 to below 1")
+        return found
+
+    def _combination_problems(self) -> list[str]:
+        loss = (LOSSES | PAIR_LOSSES).get(self.loss.kind)
+        pairs, mined = self.loss.kind in PAIR_LOSSES, bool(getattr(loss, "needs_triplets", False))
+        given = self.sampler.kind == "triplets"
+        kind, network = self.loss.kind, self.network
+        checks = [
+            (
+                pairs != (self.sampler.kind == "pairs") and loss is not None,
+                f"loss {kind!r} {'takes' if pairs else 'does not take'} pairs, sampler.kind is {self.sampler.kind!r}: "
+                f'write sampler.kind = "{"pairs" if pairs else "classes"}"',
+            ),
+            (
+                mined and self.miner is None and not given,
+                f'loss {kind!r} needs mined triplets: add [miner] kind = "semi_hard"',
+            ),
+            (
+                self.miner is not None and loss is not None and not mined,
+                f'[miner] has nothing to do: loss {kind!r} looks at the whole batch; remove it, or take loss "triplet"',
+            ),
+            (given and not mined, f'sampler.kind = "triplets" needs a loss over triplets, not {kind!r}'),
+            (given and self.miner is not None, 'sampler.kind = "triplets" brings its triplets: remove [miner]'),
+            (
+                self.memory.size > 0 and (pairs or given),
+                f"[memory] cannot be used with sampler.kind = {self.sampler.kind!r}",
+            ),
+            (
+                self.memory.size > 0 and not getattr(loss, "takes_references", True),
+                f"[memory] is of no use to loss {kind!r}, which compares with centres of its own",
+            ),
+            (
+                not network.normalise and self.miner is not None and self._mines("distance_weighted"),
+                'miner "distance_weighted" works on the unit sphere: network.normalise must be true',
+            ),
+            (network.skip and network.head == "none", 'network.skip needs a head: network.head = "linear"'),
+            (
+                network.freeze == "all" and network.head == "none",
+                'network.freeze = "all" with head = "none" leaves nothing to train',
+            ),
+            (
+                self.data.validation == 0 and (self.loop.patience > 0),
+                "loop.patience needs held-out pictures: data.validation is 0",
+            ),
+            (
+                self.data.validation + self.data.test >= 0.9,
+                "data.validation + data.test leave less than a tenth to train on",
+            ),
+            (
+                self.validation.select == "one_shot" and self.validation.episodes == 0,
+                'validation.select = "one_shot" needs validation.episodes above 0',
+            ),
+            (
+                self.views.count > 1 and self.data.fit == "pad",
+                '[views] moves the picture within its frame: data.fit = "pad" has another frame',
+            ),
+        ]
+        return [problem for wrong, problem in checks if wrong]
+
+    def _mines(self, kind: str) -> bool:
+        if self.miner is None:
+            return False
+        return kind in [name for _, name in self.miner.schedule] or (
+            not self.miner.schedule and self.miner.kind == kind
+        )
+
+
+def read_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read and check a configuration.
+
+    Args:
+        source: a TOML file, or its parsed content.
+        overrides: ``table.key=value`` each, the value as TOML; what is no TOML is taken as text, so that
+            ``data.root=/my pictures`` needs no quotes.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    where = "configuration" if isinstance(source, Mapping) else str(source)
+    document = dict(source) if isinstance(source, Mapping) else _parse(Path(source))
+    problems: list[str] = []
+    for override in overrides:
+        document = _overridden(document, override, problems)
+    config = _validated(document, problems)
+    if config is not None:
+        problems += config.problems()
+    if config is None or problems:
+        raise ConfigError(problems, where)
+    return config
+
+
+def _validated(document: Mapping[str, Any], problems: list[str]) -> TrainConfig | None:
+    """The tables, or None where something in them is wrong; what that is goes to `problems`."""
+    before, tables = len(problems), dict(document)
+    if isinstance(tables.get("augment"), Mapping):  # no table of ours: a class that stands on its own
+        names = _fields(Augmentation)
+        unknown = [name for name in tables["augment"] if name not in names]
+        problems += [f"unknown key augment.{name}: {_did_you_mean(name, names)}" for name in unknown]
+        try:
+            tables["augment"] = TypeAdapter(Augmentation).validate_python(_with_tuples(tables["augment"]))
+        except ValidationError as error:
+            problems += [_in_words({**found, "loc": ("augment", *found["loc"])}) for found in error.errors()]
+        except ConfigError as error:
+            problems += [f"augment.{problem}" for problem in error.problems]
+    if len(problems) > before:
+        del tables["augment"]
+    try:
+        config = TrainConfig.model_validate(_with_tuples(tables))
+    except ValidationError as error:
+        problems += map(_in_words, error.errors())
+        return None
+    return config if len(problems) == before else None
+
+
+def write_config(config: TrainConfig) -> str:
+    """The resolved configuration as TOML, every default written out."""
+    return tomli_w.dumps(_without_none(config.model_dump(mode="json")))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"cannot be read: {error.strerror}"], str(path)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"is not TOML: {error}"], str(path)) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """TOML has lists; what is kept here does not change."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(part) for key, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def _overridden(document: dict[str, Any], override: str, problems: list[str]) -> dict[str, Any]:
+    name, sign, text = override.partition("=")
+    *tables, key = name.strip().split(".")
+    if not sign or not key:
+        problems.append(f"--set {override!r}: write table.key=value")
+        return document
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    top = dict(document)
+    place = top
+    for table in tables:
+        place[table] = dict(place.get(table) or {})
+        place = place[table]
+    place[key] = value
+    return top
+
+
+def _in_words(error: Any) -> str:
+    """One of pydantic's complaints as a line of ours: where, what, and the nearest valid name."""
+    *tables, key = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
+    where = ".".join([*tables, key])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        model: Any = TrainConfig
+        for table in tables:
+            model = model.model_fields[table].annotation if hasattr(model, "model_fields") else model
+        return f"unknown key {where}: {_did_you_mean(key, _fields(model))}"
+    got = "" if error["type"] in ("missing", "missing_argument") else f", got {error['input']!r}"
+    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{got}"
+
+
+def _fields(model: Any) -> list[str]:
+    return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))
+
+
+def _did_you_mean(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(valid))}"
+
+
+def _kind_problems(where: str, table: Kind, family: Mapping[str, Any], supplied: Sequence[str] = ()) -> list[str]:
+    if table.kind not in family:
+        return [f"{where}.kind {table.kind!r} is unknown: {_did_you_mean(table.kind, family)}"]
+    types = _parameter_types(family[table.kind])
+    return _option_problems(where, table.options, {name: kind for name, kind in types.items() if name not in supplied})
+
+
+def _option_problems(where: str, options: Mapping[str, Any], types: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, value in options.items():
+        if name not in types:
+            found.append(f"unknown key {where}.{name}: {_did_you_mean(name, types) if types else 'it takes none'}")
+            continue
+        try:
+            TypeAdapter(types[name]).validate_python(value, strict=True)
+        except ValidationError as error:
+            found.append(f"{where}.{name}: {error.errors()[0]['msg']}, got {value!r}")
+    return found
+
+
+def _parameter_types(kind: Any) -> dict[str, Any]:
+    """Parameters of a constructor with their annotations."""
+    hints = typing.get_type_hints(kind.__init__)
+    names = [name for name in inspect.signature(kind).parameters if name != "self"]
+    return {name: hints.get(name, Any) for name in names}
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: what is not set is left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value

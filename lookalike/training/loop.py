@@ -1,0 +1,430 @@
+"""The loop: a configuration and a folder in, a run folder with a trained network and a verdict out.
+
+::
+
+    run/
+      config.toml       the resolved configuration
+      data.json         what became of the pictures: parts, counts, leaks, fingerprint, unreadable ones
+      pixels/           the decoded pictures
+      base.npz          what the base answered before step 0
+      metrics.jsonl     a line per report and per validation; tensorboard/ shows the same
+      last.pt           everything, to go on from; best.pt: the weights that are judged and exported
+      run.log           what was said
+      report.json       the verdict and all its numbers; README.md says it in words
+
+Everything a step draws (pictures, augmentation, dropout) depends on (seed, step) alone: a run that was stopped, by
+Ctrl-C or by kill -9, goes on from its last checkpoint as if nothing had happened, bit for bit in float32 on a CPU, if
+it ends by steps. One that ends by minutes depends on the clock.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lookalike.errors import CheckpointError, TrainingError
+from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
+from lookalike.training.config import TrainConfig
+from lookalike.training.datasets import Prefetcher
+from lookalike.training.distributed import Group, share_batch_norm
+from lookalike.training.folder import RunFolder
+from lookalike.training.judge import TITLES, Verdict, means
+from lookalike.training.machine import (
+    Stopper,
+    averaged,
+    compiled,
+    cores,
+    device_for,
+    optimizer_for,
+    precision_for,
+    seed_of,
+)
+from lookalike.training.objective import Batch
+from lookalike.training.prepare import Material, ask, base_answers, make_network, make_objective, prepare
+from lookalike.training.watch import CollapseWatch, health
+
+# Of the minutes given, what is left for the verdict and the export.
+RESERVE = 0.05
+
+__all__ = ["Outcome", "Report", "train"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a run is: what a progress bar shows. `score` is the last validation's."""
+
+    step: int
+    progress: float
+    loss: float
+    active: float | None
+    score: float | None
+    pictures_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        folder: the run folder.
+        steps: how many were done.
+        minutes: of training, over all resumptions.
+        verdict: against the base; None where nothing was held out, and in processes that are not the first.
+    """
+
+    folder: Path
+    steps: int
+    minutes: float
+    verdict: Verdict | None
+
+
+def train(
+    config: TrainConfig,
+    folder: str | os.PathLike[str],
+    *,
+    say: Callable[[str], None] = print,
+    watch: Callable[[Report], None] | None = None,
+) -> Outcome:
+    """Train, or go on with the run in `folder`.
+
+    Args:
+        config: what to do.
+        folder: the run folder; made when it is missing. A run that is complete there is not repeated.
+        say: gets each line meant for people.
+        watch: gets a `Report` at every report.
+
+    Raises:
+        ConfigError, CatalogueError: the pictures do not allow what the configuration asks for.
+        CheckpointError: the folder holds a run of another configuration or version.
+        TrainingError: the loss is no number any more, no batch has anything to learn from, the disk is full.
+        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+    """
+    device = device_for(config.loop.device)
+    group = Group.join(device)
+    torch.set_num_threads(config.loop.threads or max(1, cores() // group.size))
+    place = RunFolder(Path(folder), say, group.first)
+    try:
+        if group.first:
+            place.claim(config)
+        group.wait()
+        return place.outcome(Outcome, Verdict) or Run(config, place, device, group, watch).go()
+    finally:
+        place.close()
+        group.leave()
+
+
+@dataclass
+class State:
+    """What changes from step to step, besides the weights; lies in every checkpoint."""
+
+    step: int = 0
+    spent: float = 0.0
+    best: float = -math.inf
+    best_step: int = 0
+    worse: int = 0
+    score: float | None = None
+    losses: list[float] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step came to: the figures of a report are taken from the last one before it."""
+
+    loss: float
+    norm: float
+    embeddings: Tensor
+    batch: Batch
+    dice: torch.Generator
+
+
+class Run:
+    """One run in its folder. Its parts are made in `__init__`, in the order in which they need one another."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        place: RunFolder,
+        device: str,
+        group: Group,
+        watch: Callable[[Report], None] | None,
+    ) -> None:
+        began = time.monotonic()
+        self.config, self.place, self.device, self.group, self.watch = config, place, device, group, watch
+        self.material: Material = prepare(config, place, group)
+        torch.manual_seed(config.seed)
+        self.network = make_network(config, self.material).to(device)
+        if config.loop.channels_last:
+            self.network = self.network.to(memory_format=torch.channels_last)
+        self.objective = make_objective(config, self.material).to(device)
+        self.base = base_answers(config, self.material, self.network, place, group, device)
+        if group.size > 1:
+            share_batch_norm(self.network)
+        self.average = averaged(self.network, config.optimizer.ema)
+        self.optimizer = optimizer_for(config.optimizer, self.network, self.objective, config.network)
+        self.rates = [entry["lr"] for entry in self.optimizer.param_groups]
+        self.precision = precision_for(config.loop.precision, device)
+        self.forward = compiled(self.network, place.say) if config.loop.compile else self.network
+        self.collapse = CollapseWatch(self.objective.margin)
+        self.state = State()
+        self.done: Done
+        self.resume()
+        if config.loop.tensorboard:
+            place.open_board(self.state.step)
+        self.prepared = time.monotonic() - began
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def go(self) -> Outcome:
+        """Train to the end, then give the verdict."""
+        config, state = self.config.loop, self.state
+        self.place.say(self._headline())
+        saved = clock = time.monotonic()
+        with Stopper() as stopper, self._ahead() as ahead:
+            self.network.train()
+            while (progress := self._progress()) < 1:
+                if self.group.same(stopper.asked):
+                    self.save()
+                    self.place.say(f"stopped at step {state.step:,}: the same command goes on from there")
+                    raise KeyboardInterrupt
+                self.step(progress, ahead)
+                state.step += 1
+                state.losses.append(self.done.loss)
+                now = time.monotonic()
+                state.spent, clock = state.spent + now - clock, now
+                if state.step % config.report_every == 0:
+                    self.report(float(np.mean(state.losses)), progress)
+                    state.losses.clear()
+                if state.step % config.validate_every == 0 and self.validate():
+                    break
+                if self.group.same(now - saved >= config.checkpoint_seconds):
+                    self.save()
+                    saved = time.monotonic()
+        if state.step % config.validate_every:
+            self.validate()
+        self.save()
+        return self.finish()
+
+    def step(self, progress: float, ahead: Iterator[tuple[int, tuple[Batch, Tensor]]]) -> None:
+        """One step of the optimiser; `done` holds what it came to."""
+        config = self.config.optimizer
+        for entry, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            entry["lr"] = rate * self._pace(progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for micro in range(config.accumulate):
+            _, (batch, pixels) = next(ahead)
+            batch = batch.to(self.device)
+            torch.manual_seed(seed_of(self.config.seed, self.state.step, micro, self.group.rank))  # for dropout
+            dice = torch.Generator().manual_seed(seed_of(self.config.seed, self.state.step, micro))
+            pictures = self.material.normalised(self.config.augment(pixels.to(self.device), dice))
+            with self._autocast():
+                own = self.forward(pictures[self.group.part(len(pictures))])
+            embeddings = self.group.gather(own.float())
+            loss = self.objective(embeddings, batch, dice, progress)
+            (loss / config.accumulate).backward()
+            total += float(loss.detach()) / config.accumulate
+        self._must_be_finite(total)
+        parameters = [p for entry in self.optimizer.param_groups for p in entry["params"]]
+        self.group.average_gradients(parameters)
+        norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        self.done = Done(total, norm, embeddings.detach(), batch, dice)
+
+    def _ahead(self) -> Prefetcher[tuple[Batch, Tensor]]:
+        """Batches with their pixels, drawn and read in a thread while the network works."""
+
+        def ready(index: int) -> tuple[Batch, Tensor]:
+            batch = self.material.draw(index)
+            return batch, self.material.cache.batch(batch.rows)
+
+        return Prefetcher(ready, start=self.state.step * self.config.optimizer.accumulate)
+
+    def _autocast(self) -> Any:
+        reduced = self.precision == "bf16"
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16) if reduced else nullcontext()
+
+    def _progress(self) -> float:
+        """0 at the start, 1 when the steps are done or the minutes are over; the same in all processes."""
+        by_steps = self.state.step / self.config.loop.steps
+        minutes = self.config.loop.minutes
+        if minutes is None:
+            return by_steps
+        budget = max(60 * minutes * (1 - RESERVE) - self.prepared, 1.0)
+        return float(self.group.same(max(by_steps, self.state.spent / budget)))
+
+    def _pace(self, progress: float) -> float:
+        """Factor of the learning rate: a climb during the warm-up, then half a cosine down to zero."""
+        warmup = self.config.optimizer.warmup
+        if progress < warmup:
+            return (progress + 1 / self.config.loop.steps) / (warmup + 1 / self.config.loop.steps)
+        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
+
+    def _must_be_finite(self, loss: float) -> None:
+        if math.isfinite(loss):
+            return
+        raise TrainingError(
+            f"the loss is {loss} at step {self.state.step:,} (rate {self.optimizer.param_groups[-1]['lr']:.2g}): "
+            'lower optimizer.rate, set optimizer.clip, or take loop.precision = "fp32"; '
+            f"the last good checkpoint is kept in {self.place.path}"
+        )
+
+    # ── looking and telling ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def report(self, loss: float, progress: float) -> None:
+        """A line of metrics.jsonl, the collapse watch, and a word to whoever watches."""
+        state, done = self.state, self.done
+        active = self.objective.active(done.embeddings, done.batch, done.dice, progress)
+        found = health(done.embeddings, active)
+        pictures = len(done.embeddings) * self.config.optimizer.accumulate
+        rate = self.place.pace(state.step, state.spent) * pictures
+        left = state.spent * (1 - progress) / max(progress, 1e-9)
+        self.place.record(
+            state.step,
+            {
+                "loss": loss,
+                "rate": self.optimizer.param_groups[-1]["lr"],
+                "gradient_norm": done.norm,
+                "active_triplets": active,
+                "mean_similarity": found.similarity,
+                "effective_rank": found.rank,
+                "pictures_per_second": rate,
+                "minutes": state.spent / 60,
+            },
+        )
+        if progress >= self.config.optimizer.warmup:  # before, an untrained network may well look collapsed
+            for message in self.collapse.look(loss, found):
+                self._warn(message)
+        shown = f", {100 * active:.0f} % active triplets" if active is not None else ""
+        self.place.note(
+            f"step {state.step:,}: loss {loss:.4f}{shown}, {rate:,.0f} pictures/s, {left / 60:.1f} min left"
+        )
+        if self.watch is not None and self.group.first:
+            self.watch(Report(state.step, progress, loss, active, state.score, rate, left))
+
+    def _warn(self, message: str) -> None:
+        self.state.said.append(message)
+        self.place.say(f"warning, step {self.state.step:,}: {message}")
+
+    def validate(self) -> bool:
+        """Ask the held-out pictures; keep the weights if they are the best so far. Whether it is time to stop."""
+        judge, config, state = self.material.validation, self.config, self.state
+        if judge is None:
+            return False
+        if self.group.first:
+            scores = means(ask(self._served().eval(), judge, self.material, self.device))
+            state.score = scores[config.validation.select]
+            self.place.record(state.step, {f"validation/{name}": value for name, value in scores.items()})
+            shown = ", ".join(f"{TITLES[name]} {value:.4f}" for name, value in scores.items())
+            self.place.say(f"step {state.step:,}: {shown} ({state.spent / 60:.1f} min)")
+        state.score = self.group.same(state.score)
+        self.network.train()
+        if state.score > state.best:
+            state.best, state.best_step, state.worse = state.score, state.step, 0
+            if config.loop.keep == "best":
+                self._keep()
+            return False
+        state.worse += 1
+        if not config.loop.patience or state.worse < config.loop.patience:
+            return False
+        self.place.say(f"no better for {state.worse} validations: stopping early, best at step {state.best_step:,}")
+        return True
+
+    def _served(self) -> nn.Module:
+        """The network that is judged and exported: the average where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def _headline(self) -> str:
+        parts = ", ".join(f"{name} {len(rows):,}" for name, rows in self.material.parts.items() if len(rows))
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        begin = f"going on at step {self.state.step:,}" if self.state.step else "beginning"
+        return (
+            f"{begin}: {self.config.network.name}, {count / 1e6:.2f} M parameters, {parts} pictures, "
+            f"{self.device} in {self.precision}, {self.group.size} process{'es' if self.group.size > 1 else ''}"
+        )
+
+    # ── saving and ending ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def save(self) -> None:
+        """Everything needed to go on."""
+        if self.group.first:
+            state = {
+                "network": self.network.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "step": self.state.step,
+                "state": asdict(self.state),
+                "watch": self.collapse.state(),
+            }
+            save_checkpoint(self.place.last, state)
+
+    def _keep(self) -> None:
+        if self.group.first:
+            save_checkpoint(self.place.best, {"network": self._served().state_dict(), "step": self.state.step})
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        if not self.place.last.exists():
+            return
+        found = load_checkpoint(self.place.last)
+        try:
+            self.network.load_state_dict(found["network"])
+            self.objective.load_state_dict(found["objective"])
+            self.optimizer.load_state_dict(found["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(found["average"])
+            self.state = State(**found["state"])
+            self.collapse.restore(found["watch"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {self.place.last} does not fit this run ({error}): train into another folder"
+            ) from error
+        self.place.forget_after(self.state.step)
+
+    def finish(self) -> Outcome:
+        """Judge what was kept, write the report."""
+        state = self.state
+        if self.config.loop.keep == "last" or not self.place.best.exists():
+            self._keep()
+        self.group.wait()
+        verdict = None
+        if self.group.first and self.material.judge is not None:
+            served = self._served()
+            served.load_state_dict(load_checkpoint(self.place.best)["network"])
+            answers = ask(served.eval(), self.material.judge, self.material, self.device)
+            name, theirs = self.base
+            verdict = Verdict.of(name, self.material.judged, self.config.validation.select, answers, theirs)
+        outcome = Outcome(self.place.path, state.step, state.spent / 60, verdict)
+        if self.group.first:
+            self._write_report(outcome)
+        self.group.wait()
+        return outcome
+
+    def _write_report(self, outcome: Outcome) -> None:
+        document = {
+            "steps": outcome.steps,
+            "minutes": round(outcome.minutes, 2),
+            "prepared_minutes": round(self.prepared / 60, 2),
+            "kept_step": self.state.best_step if self.config.loop.keep == "best" else outcome.steps,
+            "device": self.device,
+            "precision": self.precision,
+            "processes": self.group.size,
+            "warnings": self.state.said,
+            "verdict": None if outcome.verdict is None else outcome.verdict.document(),
+        }
+        self.place.finish(self.config, document)
+        self.place.say(str(outcome.verdict) if outcome.verdict else "nothing was held out: there is no verdict")

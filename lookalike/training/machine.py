@@ -1,0 +1,149 @@
+"""What a run asks of the machine: device, precision, threads, optimiser, average of the weights, stop signals."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from lookalike.errors import ConfigError
+
+__all__ = [
+    "Stopper",
+    "averaged",
+    "compiled",
+    "cores",
+    "device_for",
+    "optimizer_for",
+    "precision_for",
+    "seed_of",
+]
+
+
+def cores() -> int:
+    """Cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed for torch from several numbers, such as seed and step; different numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def device_for(name: str) -> str:
+    """ "auto" is the GPU of this process, where there is one, else the CPU. Raises ConfigError for what is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        return "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError([f'loop.device {name!r} is not there ({str(error).splitlines()[0]}): take "cpu"']) from error
+    return name
+
+
+def precision_for(name: str, device: str) -> str:
+    """ "auto" is bf16 where the processor computes in it (elsewhere it is emulated, and slow), else fp32."""
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, but the only one who tells
+    return "bf16" if device == "cpu" and known is not None and known() else "fp32"
+
+
+def optimizer_for(table: Any, network: Any, objective: nn.Module, shape: Any) -> torch.optim.Optimizer:
+    """AdamW or SGD over network and loss, with the rates of each stage and head.
+
+    Args:
+        table: kind, rate, weight_decay and momentum as attributes ([optimizer]).
+        network: with `parameter_groups`.
+        objective: its own parameters (class centres) learn at the head's rate, without decay.
+        shape: layer_decay and head_rate as attributes ([network]).
+
+    Raises:
+        ConfigError: nothing is left to train.
+    """
+    groups = network.parameter_groups(
+        table.rate, table.weight_decay, layer_decay=shape.layer_decay, head_factor=shape.head_rate
+    )
+    own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    if own:
+        groups.append({"params": own, "lr": table.rate * shape.head_rate, "weight_decay": 0.0})
+    if not any(entry["params"] for entry in groups):
+        raise ConfigError(["network.freeze leaves nothing to train: lower it, or take another head"])
+    if table.kind == "adamw":
+        return torch.optim.AdamW(groups, lr=table.rate)
+    return torch.optim.SGD(groups, lr=table.rate, momentum=table.momentum, nesterov=table.momentum > 0)
+
+
+def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
+    """A moving average of the weights and of the batch-norm statistics; None at decay 0.
+
+    Early on it forgets faster (as in TensorFlow's ExponentialMovingAverage), so that the random start does not linger.
+    """
+    if decay == 0:
+        return None
+
+    def average(kept: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        for mine, theirs in zip(kept, new, strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, share)
+            else:
+                mine.copy_(theirs)
+
+    return AveragedModel(copy.deepcopy(network), multi_avg_fn=average, use_buffers=True)
+
+
+def compiled(network: nn.Module, say: Callable[[str], None]) -> Callable[[Tensor], Tensor]:
+    """The network through torch.compile, or as it is where that cannot work (no C++ compiler)."""
+    fast = torch.compile(network, dynamic=False)
+
+    def forward(pictures: Tensor) -> Tensor:
+        nonlocal fast
+        if fast is network:
+            return network(pictures)  # type: ignore[no-any-return]
+        try:
+            return fast(pictures)  # type: ignore[no-any-return]
+        except Exception as error:  # whatever a missing or broken compiler leads to
+            if "torch._dynamo" not in type(error).__module__ and "torch._inductor" not in type(error).__module__:
+                raise
+            say(f"torch.compile does not work here ({type(error).__name__}): going on without it")
+            fast = network
+            return network(pictures)  # type: ignore[no-any-return]
+
+    return forward
+
+
+class Stopper:
+    """Turns the first Ctrl-C or SIGTERM into a note that the loop reads between two steps; the second one kills."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stopper:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

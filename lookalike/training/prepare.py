@@ -1,0 +1,372 @@
+"""From a configuration to what a run works on: pictures in three parts, batches, network, objective, base."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from lookalike.bundle import MANIFEST
+from lookalike.encoder import Encoder
+from lookalike.errors import ConfigError, LookalikeError
+from lookalike.labels import SIDES, Example, Labelled, labelled
+from lookalike.metrics import Values
+from lookalike.splits import leaks, split, summary
+from lookalike.training.config import TrainConfig, ValidationConfig
+from lookalike.training.datasets import PixelCache
+from lookalike.training.distributed import Group
+from lookalike.training.folder import RunFolder
+from lookalike.training.judge import Judge, embed
+from lookalike.training.losses import LOSSES, PAIR_LOSSES
+from lookalike.training.memory import CrossBatchMemory
+from lookalike.training.miners import MINERS, Schedule
+from lookalike.training.networks import EmbeddingNetwork, Views, build, read_weights, small_views, weights_file
+from lookalike.training.objective import Batch, Objective
+from lookalike.training.samplers import BalancedPairs, ClassBalanced, ExplicitTriplets, WithinCategory
+
+Rows = npt.NDArray[np.int64]
+
+# Pictures that periodic validation asks at most: whole classes, so that the questions stay the same in kind.
+VALIDATED = 4000
+
+__all__ = ["Material", "ask", "base_answers", "make_network", "make_objective", "prepare"]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run works on.
+
+    Attributes:
+        cache: the decoded pictures; rows are positions in `paths`.
+        paths: of every labelled picture.
+        labels: (n,) class of each, as numbers.
+        parts: "train", "validation" and "test" → rows.
+        draw: number of a batch → `Batch`, by (seed, number) alone.
+        mean: per channel, (c, 1, 1), of values in [0, 1].
+        std: the same.
+        validation: asked during the run; None where nothing is held out.
+        judge: asked for the verdict; None where nothing is held out.
+        judged: the part that `judge` asks.
+        classes: how many are trained on.
+    """
+
+    cache: PixelCache
+    paths: Sequence[str]
+    labels: Rows
+    parts: Mapping[str, Rows]
+    draw: Callable[[int], Batch]
+    mean: Tensor
+    std: Tensor
+    validation: Judge | None
+    judge: Judge | None
+    judged: str
+    classes: int
+
+    def normalised(self, pictures: Tensor) -> Tensor:
+        """(n, c, h, w) of values in [0, 1] → what the network takes."""
+        mean, std = self.mean.to(pictures.device), self.std.to(pictures.device)
+        return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
+    """Read, decode and part the pictures; data.json says what became of them.
+
+    Raises:
+        CatalogueError, ConfigError, TrainingError: the pictures do not allow what the configuration asks for.
+    """
+    data, preprocessing = config.data, config.preprocessing()
+    found = labelled(data.root, data.labels, category=data.category)
+    folder = Path(data.cache) if data.cache else place.path / "pixels"
+
+    def decode() -> PixelCache:
+        paths = [example.path for example in found.examples]
+        return PixelCache.build(paths, preprocessing, channels=data.channels, folder=folder, say=place.say)
+
+    cache = decode() if group.first else None
+    group.wait()  # the first process makes the cache, the others then find it
+    cache = cache or decode()
+    unread = [f"{error.path}: {error.reason}" for error in cache.errors.values()]
+    sides, notes = _sides(config, found, cache)
+    labels = _numbers([example.label for example in found.examples])
+    parts = {side: np.flatnonzero(sides == side) for side in SIDES}
+    if unread:
+        notes.append(f"{len(unread):,} pictures cannot be read, and are left out: {'; '.join(unread[:3])}")
+    draw, classes, said = _sampler(config, found, labels, parts["train"])
+    notes += filter(None, said)
+    if group.first:
+        _write_data(place, config, found, labels, parts, notes, unread)
+    for note in notes:
+        place.say(f"note: {note}")
+    judged = "test" if len(parts["test"]) else "validation"
+    asked = {side: _judge(config.validation, found.examples, labels, rows) for side, rows in parts.items()}
+    channels = slice(None) if data.channels == 3 else slice(0, 1)
+    mean, std = (torch.tensor(values[channels]).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    return Material(
+        cache,
+        [example.path for example in found.examples],
+        labels,
+        parts,
+        draw,
+        mean,
+        std,
+        _fewer(asked["validation"]),
+        asked[judged],
+        judged,
+        classes,
+    )
+
+
+def _sides(config: TrainConfig, found: Labelled, cache: PixelCache) -> tuple[npt.NDArray[Any], list[str]]:
+    """The part of each picture, "" for those that are in none; and what there is to say about it."""
+    data, notes = config.data, list(found.notes)
+    kept = found.keep(cache.readable)
+    sides = split(kept.examples, validation=data.validation, test=data.test, by=data.split, seed=config.seed)
+    if data.check_leaks and (sides != "train").any():
+        sides, moved = leaks(kept.examples, sides, cache.pixels, rows=cache.readable, by=data.split)
+        notes += summary(moved)
+    whole = np.full(len(found.examples), "", dtype=sides.dtype)
+    whole[cache.readable] = sides
+    return whole, notes
+
+
+def _numbers(names: Sequence[Any]) -> Rows:
+    return np.unique(np.asarray(names, dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def _sampler(
+    config: TrainConfig, found: Labelled, labels: Rows, train: Rows
+) -> tuple[Callable[[int], Batch], int, list[str]]:
+    """How batches are drawn, from how many classes, and what there is to say about it."""
+    table, seed = config.sampler, config.seed
+    own = _numbers(labels[train])  # numbered from 0 without gaps: what losses with class centres want
+    classes = int(own.max()) + 1 if len(own) else 0
+
+    def batch(positions: Rows, **known: Any) -> Batch:
+        return Batch(train[positions], torch.from_numpy(own[positions]), **known)
+
+    inside = found.keep(train)
+    if table.kind == "pairs":
+        pairs = BalancedPairs(own, pairs=table.pairs, seed=seed, explicit=inside.pairs)
+
+        def draw_pairs(number: int) -> Batch:
+            left, right, same = pairs.batch(number)
+            return batch(np.concatenate([left, right]), same=torch.from_numpy(same))
+
+        return draw_pairs, classes, [pairs.note]
+    if table.kind == "triplets":
+        if inside.triplets is None:
+            raise ConfigError(['sampler.kind "triplets" needs data.labels to be a file of triplets'])
+        given = ExplicitTriplets(inside.triplets, count=min(table.pairs, len(inside.triplets)), seed=seed)
+
+        def draw_triplets(number: int) -> Batch:
+            rows, triplets = given.batch(number)
+            a, p, n = (torch.from_numpy(places) for places in triplets)
+            return batch(rows, triplets=(a, p, n))
+
+        return draw_triplets, classes, []
+    if table.kind == "category":
+        categories = _numbers([example.category for example in inside.examples])
+        balanced: Any = WithinCategory(
+            own, categories, classes=table.classes, pictures=table.pictures, groups=table.categories,
+            share=table.share, seed=seed,
+        )  # fmt: skip
+    else:
+        balanced = ClassBalanced(own, classes=table.classes, pictures=table.pictures, seed=seed)
+    return lambda number: batch(balanced.batch(number)), classes, [balanced.note]
+
+
+def _judge(table: ValidationConfig, examples: Sequence[Example], labels: Rows, rows: Rows) -> Judge | None:
+    if not len(rows):
+        return None
+    chosen = [examples[row] for row in rows]
+    categories = _numbers([example.category for example in chosen]) if table.within_category else None
+    makers = None
+    if table.maker is not None:
+        found = [re.search(table.maker, os.path.basename(example.path)) for example in chosen]  # noqa: PTH119
+        if not all(found) or not found[0] or not found[0].groups():
+            raise ConfigError([f"validation.maker {table.maker!r} must match every file name, and have a group"])
+        makers = _numbers([match.group(1) for match in found if match])
+    return Judge(rows, labels[rows], categories, makers, table.way, table.episodes)
+
+
+def _fewer(judge: Judge | None) -> Judge | None:
+    """At most `VALIDATED` pictures, in whole classes."""
+    if judge is None or len(judge.rows) <= VALIDATED:
+        return judge
+    order = np.random.default_rng(0).permutation(np.unique(judge.labels))
+    sizes = np.cumsum([(judge.labels == name).sum() for name in order])
+    kept = np.isin(judge.labels, order[: max(2, int((sizes <= VALIDATED).sum()))])
+    part = {name: None if (v := getattr(judge, name)) is None else v[kept] for name in ("categories", "makers")}
+    return Judge(judge.rows[kept], judge.labels[kept], **part, way=judge.way, episodes=judge.episodes)
+
+
+def _write_data(
+    place: RunFolder,
+    config: TrainConfig,
+    found: Labelled,
+    labels: Rows,
+    parts: Mapping[str, Rows],
+    notes: Sequence[str],
+    unread: Sequence[str],
+) -> None:
+    root = Path(config.data.root)
+    home = root if root.is_dir() else root.parent
+    lines = sorted(
+        f"{os.path.relpath(example.path, home)} {Path(example.path).stat().st_size} {example.label}"
+        for example in found.examples
+    )
+    sizes = Counter(example.label for example in found.examples)
+    document = {
+        "fingerprint": hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
+        "pictures": {side: len(rows) for side, rows in parts.items()},
+        "classes": len(sizes),
+        "classes_by_part": {side: len(np.unique(labels[rows])) for side, rows in parts.items()},
+        "notes": list(notes),
+        "unreadable": list(unread),
+        "paths": {side: [found.examples[row].path for row in rows] for side, rows in parts.items()},
+    }
+    place.write("data.json", json.dumps(document, indent=1) + "\n")
+
+
+def make_network(config: TrainConfig, material: Material | None = None, *, start: bool = True) -> EmbeddingNetwork:
+    """The network of a configuration.
+
+    Args:
+        config: names it.
+        material: pictures to find the start of a skip head with; needed where `start` is set and the head has one.
+        start: read the weights it starts from; without, its own are put in later.
+    """
+    table, preprocessing = config.network, config.preprocessing()
+    weights = table.weights if start else None
+    base = build(
+        table.name, channels=config.data.channels, weights=weights, size=preprocessing.size, seed=config.seed,
+        **table.options,
+    )  # fmt: skip
+    network = EmbeddingNetwork(
+        base,
+        dim=table.dim,
+        pool=table.pool,
+        head=table.head,
+        skip=table.skip,
+        normalise=table.normalise,
+        views=_views(config, preprocessing.size),
+        seed=config.seed,
+    )
+    if weights is not None and not table.skip:
+        take_head(network, weights)
+    elif start and table.skip and network.dim < network.width:
+        if material is None:
+            raise ValueError("a skip head that reduces needs pictures to start from")
+        network.initialise_from(torch.from_numpy(_features(network, material)))
+    network.freeze(table.freeze)
+    if table.freeze_batch_norm:
+        network.freeze_batch_norm()
+    return network
+
+
+def _views(config: TrainConfig, size: tuple[int, int]) -> Views | None:
+    table = config.views
+    if table.count == 1:
+        return None
+    return Views(small_views(table.count, table.rotate, table.scale, table.shift, table.shear), size)
+
+
+def take_head(network: EmbeddingNetwork, weights: str) -> bool:
+    """Take the head, too, where the weights are a bundle's whose head has this shape. Whether it was taken."""
+    if not isinstance(network.head, nn.Linear) or weights == "hub":
+        return False
+    path = weights_file(weights)
+    if not (path.parent / MANIFEST).is_file():
+        return False
+    state = read_weights(path)
+    for prefix in ("head.", "fc."):
+        weight, bias = state.get(f"{prefix}weight"), state.get(f"{prefix}bias")
+        if weight is not None and bias is not None and weight.shape == network.head.weight.shape:
+            network.head.load_state_dict({"weight": weight, "bias": bias})
+            return True
+    return False
+
+
+def _features(network: EmbeddingNetwork, material: Material, most: int = 4000) -> npt.NDArray[np.float32]:
+    rows = material.parts["train"]
+    rows = np.random.default_rng(0).permutation(rows)[:most]
+    return embed(network.eval().pooled, material.cache, rows, material.mean, material.std, "cpu")
+
+
+def make_objective(config: TrainConfig, material: Material) -> Objective:
+    """Loss, miner and memory of a configuration."""
+    kind = (LOSSES | PAIR_LOSSES)[config.loss.kind]
+    dim = config.network.dim
+    known = {"dim": dim, "classes": material.classes}
+    options = config.loss.options | {name: known[name] for name in inspect.signature(kind).parameters if name in known}
+    memory = CrossBatchMemory(config.memory.size, dim) if config.memory.size else None
+    try:
+        return Objective(kind(**options), _miner(config), memory, config.memory.start)
+    except (TypeError, ValueError) as error:
+        raise ConfigError([f"loss or miner: {error}"]) from error
+
+
+def _miner(config: TrainConfig) -> Any:
+    table = config.miner
+    if table is None:
+        return None
+    if table.schedule:
+        return Schedule([(start, MINERS[kind]()) for start, kind in table.schedule])
+    return MINERS[table.kind](**table.options)
+
+
+def ask(network: nn.Module, judge: Judge, material: Material, device: str) -> dict[str, Values]:
+    """The answers of a network in evaluation mode to one part of the data."""
+    mean, std = material.mean.to(device), material.std.to(device)
+    return judge.ask(embed(network, material.cache, judge.rows, mean, std, device))
+
+
+def base_answers(
+    config: TrainConfig, material: Material, network: EmbeddingNetwork, place: RunFolder, group: Group, device: str
+) -> tuple[str, dict[str, Values]]:
+    """What there was before training, asked the same questions: its name and its answers.
+
+    With given weights it is the network at step 0, or its pooled features where the head starts at random. Without,
+    it is the encoder that ships, which is what one would use instead.
+    """
+    if not group.first or material.judge is None:
+        return "", {}
+    held = place.path / "base.npz"
+    if held.exists():
+        with np.load(held) as stored:
+            return str(stored["name"]), {name: stored[name] for name in stored.files if name != "name"}
+    name, answers = _base(config, material, material.judge, network.eval(), device)
+    scratch = held.with_name("base.tmp.npz")
+    np.savez(scratch, name=name, **answers)
+    scratch.replace(held)
+    scores = ", ".join(f"{key} {np.nanmean(values):.4f}" for key, values in answers.items())
+    place.say(f"base, before step 0: {name}, {material.judged}: {scores}")
+    return name, answers
+
+
+def _base(
+    config: TrainConfig, material: Material, judge: Judge, network: EmbeddingNetwork, device: str
+) -> tuple[str, dict[str, Values]]:
+    table = config.network
+    if table.weights is None:
+        encoder = Encoder.default()
+        paths = [material.paths[row] for row in judge.rows]
+        return f"the encoder that ships, {encoder.name}", judge.ask(encoder.images(paths, strict=True))
+    source = table.weights if table.weights in ("default", "hub") else Path(table.weights).name
+    if table.skip or table.head == "none" or take_head(network, table.weights):
+        return f"{table.name} from {source}, at step 0", ask(network, judge, material, device)
+    mean, std = material.mean.to(device), material.std.to(device)
+    vectors = embed(network.pooled, material.cache, judge.rows, mean, std, device)
+    return f"features of {table.name} from {source}", judge.ask(vectors)

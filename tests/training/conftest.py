@@ -1,0 +1,60 @@
+"""Small pictures that can be learned in a few steps, and a configuration that takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lookalike.training.config import TrainConfig, read_config
+
+
+def draw_classes(top: Path, classes: int = 12, pictures: int = 6, seed: int = 0) -> Path:
+    """A folder per class: a coarse pattern of the class under noise, 24 × 24 pixels, in colour."""
+    dice = np.random.default_rng(seed)
+    for number in range(classes):
+        pattern = dice.integers(40, 216, (4, 4, 3))
+        folder = top / f"class{number:02}"
+        folder.mkdir(parents=True)
+        for picture in range(pictures):
+            noisy = np.kron(pattern, np.ones((6, 6, 1))) + dice.normal(0, 25, (24, 24, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{picture}_{picture % 3}.png")
+    return top
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve classes of six pictures."""
+    return draw_classes(tmp_path_factory.mktemp("classes") / "pictures")
+
+
+@pytest.fixture(scope="session")
+def configure(classes: Path) -> Callable[..., TrainConfig]:
+    """configure(loss={"kind": "triplet"}, …): a run of seconds; the tables given go over the defaults."""
+
+    def make(**tables: Any) -> TrainConfig:
+        document: dict[str, Any] = {
+            "name": "test",
+            "data": {"root": str(classes), "size": [24, 24], "validation": 0.25, "test": 0.25, "check_leaks": False},
+            "network": {"name": "small", "dim": 16, "options": {"widths": [8, 12, 16]}},
+            "sampler": {"classes": 4, "pictures": 4},
+            "optimizer": {"rate": 3e-3},
+            "loop": {
+                "steps": 8,
+                "report_every": 2,
+                "validate_every": 4,
+                "checkpoint_seconds": 0.0,
+                "precision": "fp32",
+                "threads": 1,
+                "tensorboard": False,
+            },
+        }
+        for name, table in tables.items():
+            document[name] = {**document.get(name, {}), **table} if isinstance(table, dict) else table
+        return read_config(document)
+
+    return make

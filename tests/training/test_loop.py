@@ -1,0 +1,304 @@
+"""The loop trains, stops, goes on as if never stopped, and says honestly what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike.errors import CheckpointError, ConfigError, TrainingError
+from lookalike.training import loop
+from lookalike.training.checkpoints import load_checkpoint
+from lookalike.training.config import TrainConfig
+from lookalike.training.loop import Run, train
+
+Configure = Callable[..., TrainConfig]
+
+
+def quiet(line: str) -> None:
+    """Nobody listens."""
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested containers of a checkpoint as one level, but for the clock."""
+    if isinstance(value, dict):
+        return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}{name}/").items()}
+    if isinstance(value, list | tuple):
+        return {k: v for i, part in enumerate(value) for k, v in flat(part, f"{prefix}{i}/").items()}
+    return {} if prefix.endswith("spent/") else {prefix: value}
+
+
+def assert_same_state(one: Path, other: Path) -> None:
+    """Both folders end with the same bits, and with the same numbers on the way."""
+    left, right = (flat(load_checkpoint(folder / "last.pt")) for folder in (one, other))
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        same = torch.equal(value, right[name]) if isinstance(value, torch.Tensor) else value == right[name]
+        assert same, name
+    assert history(one) == history(other)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("minutes", "pictures_per_second")} for line in lines]
+
+
+def dies_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, a run that has done so many steps dies in the middle of the next one."""
+    step = Run.step
+
+    def mortal(self: Run, *arguments: Any) -> None:
+        step(self, *arguments)
+        if self.state.step == steps:
+            raise MemoryError("killed")
+
+    monkeypatch.setattr(Run, "step", mortal)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "supervised contrastive, average of weights": {"optimizer": {"ema": 0.9}},
+    "triplets and memory": {
+        "loss": {"kind": "triplet"},
+        "miner": {"schedule": [[0.0, "random"], [0.5, "semi_hard"]]},
+        "memory": {"size": 32, "start": 0.2},
+        "augment": {"rotate": 10.0, "flip": 0.5, "elastic": 0.02},
+    },
+    "class centres and dropout": {
+        "network": {"name": "alexnet", "options": {}},
+        "data": {"size": [64, 64]},
+        "loss": {"kind": "arcface"},
+        "optimizer": {"kind": "sgd", "rate": 0.01, "accumulate": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_a_killed_run_goes_on_bit_for_bit(
+    recipe: dict[str, Any], configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a step and started again: weights, optimiser, averages, memory and history are equal."""
+    config = configure(**recipe)
+    train(config, tmp_path / "whole", say=quiet)
+
+    with monkeypatch.context() as patched:
+        dies_after(5, patched)
+        with pytest.raises(MemoryError):
+            train(config, tmp_path / "killed", say=quiet)
+    assert load_checkpoint(tmp_path / "killed" / "last.pt")["step"] == 5
+    train(config, tmp_path / "killed", say=quiet)
+
+    assert_same_state(tmp_path / "whole", tmp_path / "killed")
+    reports = [json.loads((tmp_path / name / "report.json").read_text())["verdict"] for name in ("whole", "killed")]
+    assert reports[0] == reports[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(configure: Configure, tmp_path: Path) -> None:
+    """The first Ctrl-C ends the step, writes the checkpoint and stops; the same call goes on to the same end."""
+    config = configure()
+    train(config, tmp_path / "whole", say=quiet)
+    said: list[str] = []
+
+    def interrupt(report: loop.Report) -> None:
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "stopped", say=said.append, watch=interrupt)
+    assert said[-1] == "stopped at step 4: the same command goes on from there"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(config, tmp_path / "stopped", say=quiet)
+
+    assert_same_state(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_complete_run_is_not_repeated(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outcome is read back, verdict included."""
+    first = train(configure(), tmp_path, say=quiet)
+    monkeypatch.setattr(Run, "step", None)
+
+    again = train(configure(), tmp_path, say=quiet)
+
+    assert again.steps == first.steps == 8
+    assert str(again.verdict) == str(first.verdict)
+    assert again.verdict == first.verdict
+
+
+def test_a_folder_of_another_run_is_refused_with_the_differences(configure: Configure, tmp_path: Path) -> None:
+    """What was and what is; a folder that is no run at all is not touched."""
+    train(configure(), tmp_path / "run", say=quiet)
+    with pytest.raises(CheckpointError, match=r"optimizer\.rate was 0\.003, is 0\.1"):
+        train(configure(optimizer={"rate": 0.1}), tmp_path / "run", say=quiet)
+
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(CheckpointError, match="neither empty nor a run folder"):
+        train(configure(), tmp_path / "mine", say=quiet)
+
+
+def test_training_helps_where_there_is_something_to_learn(configure: Configure, tmp_path: Path) -> None:
+    """Held-out classes are found better after training than by the network's random features, and the report says so."""
+    config = configure(loop={"steps": 60, "validate_every": 30}, network={"weights": str(untrained(tmp_path))})
+
+    outcome = train(config, tmp_path / "run", say=quiet)
+
+    verdict = outcome.verdict
+    assert verdict is not None and verdict.part == "test"
+    assert verdict.ours["map_at_r"].mean > verdict.theirs["map_at_r"].mean
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["verdict"]["better"] == verdict.better
+    assert report["verdict"]["text"] in (tmp_path / "run" / "README.md").read_text()
+
+
+def untrained(folder: Path) -> Path:
+    """Random weights of the small network, as a file."""
+    from safetensors.torch import save_file
+
+    from lookalike.training.networks import build
+
+    state = build("small", widths=(8, 12, 16), seed=5).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "random.safetensors")
+    return folder / "random.safetensors"
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the step and the advice; the weights on disk are from before."""
+    from lookalike.training.losses import SupervisedContrastive
+
+    forward, calls = SupervisedContrastive._of_batch, []
+
+    def broken(self: Any, *arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        return forward(self, *arguments) * (float("nan") if len(calls) == 6 else 1.0)
+
+    monkeypatch.setattr(SupervisedContrastive, "_of_batch", broken)
+    with pytest.raises(TrainingError, match=r"nan at step 5.*lower optimizer\.rate.*checkpoint is kept"):
+        train(configure(), tmp_path, say=quiet)
+
+    kept = load_checkpoint(tmp_path / "last.pt")
+    assert kept["step"] == 5
+    assert all(torch.isfinite(v).all() for v in kept["network"].values() if v.is_floating_point())
+
+
+def test_a_collapse_is_said_in_log_and_report(configure: Configure, tmp_path: Path) -> None:
+    """A rate far too high for hard negatives: the watch speaks while it runs, and the run folder remembers."""
+    said: list[str] = []
+    config = configure(
+        loss={"kind": "triplet", "margin": 0.2},
+        miner={"kind": "hard"},
+        optimizer={"rate": 3.0, "clip": 0.0, "warmup": 0.0, "kind": "sgd"},
+        loop={"steps": 30, "validate_every": 30},
+    )
+
+    train(config, tmp_path, say=said.append)
+
+    warnings = [line for line in said if line.startswith("warning")]
+    assert any("collapsed" in line or "direction" in line or "margin" in line for line in warnings), said
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"]
+    assert "warning" in (tmp_path / "run.log").read_text()
+
+
+def test_early_stopping_keeps_the_best(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations that only get worse: it stops after so many, and judges the first weights."""
+    scores = iter(np.linspace(0.9, 0.1, 20))
+    monkeypatch.setattr(loop, "means", lambda answers: dict.fromkeys(answers, float(next(scores))))
+
+    outcome = train(configure(loop={"steps": 100, "validate_every": 2, "patience": 3}), tmp_path, say=quiet)
+
+    assert outcome.steps == 8
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 2
+
+
+def test_minutes_end_a_run(configure: Configure, tmp_path: Path) -> None:
+    """A run whose steps would take hours ends with its minutes, with a verdict."""
+    outcome = train(configure(loop={"steps": 10**6, "minutes": 0.03, "validate_every": 10**6}), tmp_path, say=quiet)
+
+    assert outcome.steps < 10**5
+    assert outcome.verdict is not None
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "contrastive pairs": {"loss": {"kind": "pair_contrastive"}, "sampler": {"kind": "pairs", "pairs": 8}},
+    "learned metric": {
+        "loss": {"kind": "learned_metric"},
+        "sampler": {"kind": "pairs", "pairs": 8},
+        "network": {"normalise": False},
+    },
+    "exact all triplets": {"loss": {"kind": "all_triplets"}},
+    "hard triplets, soft margin, raw vectors": {
+        "loss": {"kind": "triplet", "soft": True, "margin": 0.0, "distance": "euclidean"},
+        "miner": {"kind": "hard"},
+        "network": {"normalise": False},
+    },
+    "distance-weighted": {"loss": {"kind": "triplet"}, "miner": {"kind": "distance_weighted"}},
+    "nt-xent": {"loss": {"kind": "nt_xent"}},
+    "cross-entropy": {"loss": {"kind": "cross_entropy"}},
+    "hinge": {"loss": {"kind": "multi_hinge"}},
+    "proxy-anchor": {"loss": {"kind": "proxy_anchor"}},
+    "by picture, everything in one": {"data": {"split": "picture"}, "network": {"skip": True, "dim": 8}},
+    "grey, views, frozen stages": {
+        "data": {"channels": 1},
+        "views": {"count": 3},
+        "network": {"freeze": 1, "freeze_batch_norm": True, "layer_decay": 0.5, "head_rate": 2.0},
+    },
+}
+
+
+@pytest.mark.parametrize("tables", LOSSES.values(), ids=LOSSES.keys())
+def test_every_way_of_learning_runs_to_its_verdict(
+    tables: dict[str, Any], configure: Configure, tmp_path: Path
+) -> None:
+    """Four steps, finite losses, a verdict."""
+    outcome = train(configure(**tables, loop={"steps": 4}), tmp_path, say=quiet)
+
+    assert outcome.verdict is not None
+    losses = [line["loss"] for line in history(tmp_path) if "loss" in line]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+def test_triplets_and_pairs_from_files(classes: Path, configure: Configure, tmp_path: Path) -> None:
+    """A list of pairs or of triplets takes the place of class folders."""
+    paths = sorted(classes.rglob("*.png"))
+    by_class = [paths[i : i + 6] for i in range(0, len(paths), 6)]
+    triplets = ["anchor,positive,negative"]
+    pairs = ["left,right,same"]
+    for number, own in enumerate(by_class):
+        other = by_class[(number + 1) % len(by_class)]
+        for i in range(5):
+            triplets.append(f"{own[i]},{own[i + 1]},{other[i]}")
+            pairs += [f"{own[i]},{own[i + 1]},1", f"{own[i]},{other[i]},0"]
+    (tmp_path / "triplets.csv").write_text("\n".join(triplets))
+    (tmp_path / "pairs.csv").write_text("\n".join(pairs))
+    ways = {
+        "triplets": {"loss": {"kind": "triplet"}, "sampler": {"kind": "triplets", "pairs": 8}},
+        "pairs": {"loss": {"kind": "pair_contrastive"}, "sampler": {"kind": "pairs", "pairs": 8}},
+    }
+
+    for name, tables in ways.items():
+        config = configure(**tables, data={"labels": str(tmp_path / f"{name}.csv")}, loop={"steps": 2})
+        assert train(config, tmp_path / name, say=quiet).steps == 2
+
+
+def test_what_the_pictures_do_not_allow_is_said_before_anything_runs(configure: Configure, tmp_path: Path) -> None:
+    """More classes in a batch than there are: the error gives both numbers and the remedy."""
+    with pytest.raises(ConfigError, match=r"lower sampler\.classes"):
+        train(configure(sampler={"classes": 30}), tmp_path, say=quiet)
+
+
+def test_data_json_says_what_became_of_the_pictures(configure: Configure, tmp_path: Path) -> None:
+    """Parts without a class in common, and a fingerprint that follows the pictures."""
+    train(configure(loop={"steps": 1}), tmp_path, say=quiet)
+
+    data = json.loads((tmp_path / "data.json").read_text())
+    folders = {side: {Path(path).parent for path in paths} for side, paths in data["paths"].items()}
+    assert sum(data["pictures"].values()) == 72
+    assert not folders["train"] & folders["test"] and not folders["train"] & folders["validation"]
+    assert len(data["fingerprint"]) == 64
