@@ -41,8 +41,8 @@ core:  ## the wheel with its runtime dependencies alone, in an environment of it
 	$(VENV)-core/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd $(VENV)-core && bin/python -P ../tests/core_smoke.py bin/lookalike
 
-docs: $(VENV)/.dev  ## write docs/reference/cli.md anew
-	$(BIN)/python scripts/write_cli_reference.py
+docs: $(VENV)/.dev  ## write docs/reference/ anew
+	$(BIN)/python scripts/write_reference.py
 
 clean:  ## remove what these commands made
 	rm -rf $(VENV) $(VENV)-core demo dist build

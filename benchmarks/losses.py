@@ -5,12 +5,12 @@
 Needs `lookalike[train]` and pytorch-metric-learning. Two comparisons, each mining + loss + gradient in the embeddings
 (128 numbers of unit length, four pictures a class, margin 0.2, Euclidean distance):
 
-==============  ======================================================================================================
-all triplets    `AllTriplets` and `TripletMarginLoss` without a miner: the mean over all triplets that cost anything
-semi-hard       `SemiHard` + `Triplet`, and `TripletMarginMiner(type_of_triplets="semihard")` + `TripletMarginLoss`. Ours
-                takes the hardest semi-hard negative of each positive pair, theirs all of them, so the values differ by
-                design; `value_difference` compares ours with their loss over the hardest of their triplets
-==============  ======================================================================================================
+============  ========================================================================================================
+all triplets  `AllTriplets` and `TripletMarginLoss` without a miner: the mean over all triplets that cost anything
+semi-hard     `SemiHard` + `Triplet`, and `TripletMarginMiner(type_of_triplets="semihard")` + `TripletMarginLoss`. Ours
+              takes the hardest semi-hard negative of each positive pair, theirs all of them, so the values differ by
+              design; `value_difference` compares ours with their loss over the hardest of their triplets
+============  ========================================================================================================
 
 First, each contender runs once in a process of its own, which tells its peak of extra memory. One that needs more than
 --limit GiB, or more than --patience seconds, is left out from there on: its numbers are null. Then both take turns in

@@ -118,13 +118,13 @@ class _Gradient:
     """The gradient of the sum in the centred rows x and gallery y, block by block of anchors.
 
     With w(i, j) the derivative in a distance, over the distance itself where it has a root, the gradient in x(i) is
-    Σ_j w(i, j) (x(i) - y(j)), and that in y(j) is Σ_i w(i, j) (y(j) - x(i)); twice that for squares. A column of ones
-    makes Σ w of the same products.
+    Σ_j w(i, j) (x(i) - y(j)), and that in y(j) is Σ_i w(i, j) (y(j) - x(i)); twice that for squares.
     """
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, distance: Distance) -> None:
-        self.x, self.y = (torch.cat([side, side.new_ones(len(side), 1)], 1) for side in (x, y))
-        self.of_x, self.of_y = torch.zeros_like(self.x), torch.zeros_like(self.y)
+        self.x, self.y = x, y
+        self.of_x, self.of_y = torch.empty_like(x), torch.zeros_like(y)
+        self.sums = y.new_zeros(len(y))
         self.root = distance == "euclidean"
 
     def add(
@@ -139,17 +139,17 @@ class _Gradient:
         """Count a block of anchors; `far` and `reaching` are used up."""
         weights = reaching.neg_()
         if self.root:
-            # Where the distance is zero its root has no direction: the weight becomes (almost) nothing.
-            huge = torch.finfo(far.dtype).max
-            weights /= far.add_((far <= ZERO).to(far.dtype), alpha=huge)
+            # Where the distance is zero its root has no direction, and the pair no weight.
+            if float(far.amin()) <= ZERO:
+                far.masked_fill_(far <= ZERO, torch.inf)
+            weights /= far
             reached = torch.where(near > ZERO, reached / near, 0)
         weights.scatter_(1, block.index, reached)
-        self.of_x[part] = weights @ self.y
-        self.of_y.addmm_(weights.T, self.x[part])
+        self.of_x[part] = weights.sum(1, keepdim=True) * self.x[part] - weights @ self.y
+        self.of_y.addmm_(weights.T, self.x[part], alpha=-1)
+        self.sums += weights.sum(0)
 
     def finished(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The gradients in x and in y."""
-        twice = 1 if self.root else 2
-        of_x = self.of_x[:, -1:] * self.x - self.of_x
-        of_y = self.of_y[:, -1:] * self.y - self.of_y
-        return twice * of_x[:, :-1], twice * of_y[:, :-1]
+        of_y = self.of_y.addcmul_(self.sums[:, None], self.y)
+        return (self.of_x, of_y) if self.root else (2 * self.of_x, 2 * of_y)

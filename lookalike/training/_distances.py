@@ -166,9 +166,8 @@ def pair_distances(left: torch.Tensor, right: torch.Tensor, distance: Distance) 
 
 
 def _rooted(squares: torch.Tensor, distance: Distance) -> torch.Tensor:
-    if distance == "squared":
-        return squares.clamp(min=0)
-    return squares.clamp(min=_TINY).sqrt()
+    """In place: nothing else holds the squares, and fresh memory costs more than the root."""
+    return squares.clamp_(min=0) if distance == "squared" else squares.clamp_(min=_TINY).sqrt_()
 
 
 def apart(distance: torch.Tensor, classes: Classes, value: float = torch.inf) -> torch.Tensor:

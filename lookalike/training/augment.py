@@ -60,7 +60,8 @@ class Augmentation:
         shift: ± share of the side, in both directions.
         perspective: 0 to 0.45, how much nearer one side may come.
         crop: (low, high) share of the area that a random window keeps; (1, 1) keeps all.
-        crop_aspect: (low, high) ratio of width to height of that window, uniform in its logarithm.
+        crop_aspect: (low, high) ratio of width to height of that window, in sides of the picture, uniform in its
+            logarithm.
         flip: probability to swap left and right.
         elastic: standard deviation of a smooth random displacement, as a share of the side.
         elastic_cells: into how many cells the side is divided by the random points that displacement passes through:
@@ -211,7 +212,7 @@ class Augmentation:
         back = _matrix(count, x=-shift[0], y=-shift[1]).to(moved.device)
         mapping = moved @ back
         if _plain(self.crop) != (1, 1):
-            mapping = mapping @ self._window(count, width / height, dice)
+            mapping = mapping @ self._window(count, dice)
         if self.perspective:
             tilt = [dice.uniform(count, -self.perspective, self.perspective) for _ in range(2)]
             nearer = _matrix(count).to(moved.device)
@@ -219,12 +220,11 @@ class Augmentation:
             mapping = mapping @ nearer
         return mapping
 
-    def _window(self, count: int, shape: float, dice: _Dice) -> torch.Tensor:
-        """(n, 3, 3) from the whole to a random window inside (He et al.'s random resized crop)."""
+    def _window(self, count: int, dice: _Dice) -> torch.Tensor:
+        """(n, 3, 3) from the whole to a random window inside (the random resized crop of Szegedy et al. 2015)."""
         area = dice.uniform(count, *self.crop)
         aspect = dice.logarithmic(count, *self.crop_aspect)
-        # The window's width to height, in pixels; at most the whole side.
-        wide, high = ((area * aspect / shape).sqrt().clamp(max=1), (area / aspect * shape).sqrt().clamp(max=1))
+        wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
         window = _matrix(count).to(area.device)
         window[:, 0, 0], window[:, 1, 1] = wide, high
         window[:, 0, 2] = (1 - wide) * dice.uniform(count, -1, 1)
@@ -327,7 +327,7 @@ def _placement(
 ) -> torch.Tensor:
     """The inverse of: scale the picture, lean it over, turn it counter-clockwise. `shape` is its width / height.
 
-    In a picture y points down, so that counter-clockwise by `angle` takes (x, y) to (cx + sy, -sx + cy).
+    In a picture y points down, so that counter-clockwise takes (x, y) to (cos x + sin y, -sin x + cos y).
     """
     cos, sin = angle.cos(), angle.sin()
     wide, high = size

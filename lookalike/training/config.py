@@ -205,6 +205,10 @@ class LoopConfig(Table):
     """Ends the training after so many minutes, if the steps are not done before."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bfloat16 where the processor computes in it."""
+    small_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Begin with pictures of this share of the size: smaller ones teach nearly as much, and cost far less."""
+    small_until: Share = 0.0
+    """For this share of the run. Only for networks that take any size."""
     compile: bool = False
     """Compile the network (torch.compile); worth a minute at the start of long runs."""
     channels_last: bool = True

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lookalike.errors import CheckpointError, TrainingError
 from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
@@ -228,7 +229,8 @@ class Run:
             batch = batch.to(self.device)
             torch.manual_seed(seed_of(self.config.seed, self.state.step, micro, self.group.rank))  # for dropout
             dice = torch.Generator().manual_seed(seed_of(self.config.seed, self.state.step, micro))
-            pictures = self.material.normalised(self.config.augment(pixels.to(self.device), dice))
+            pixels = self._sized(pixels.to(self.device), progress)
+            pictures = self.material.normalised(self.config.augment(pixels, dice))
             with self._autocast():
                 own = self.forward(pictures[self.group.part(len(pictures))])
             embeddings = self.group.gather(own.float())
@@ -244,12 +246,21 @@ class Run:
             self.average.update_parameters(self.network)
         self.done = Done(total, norm, embeddings.detach(), batch, dice)
 
+    def _sized(self, pixels: Tensor, progress: float) -> Tensor:
+        """The pictures of a batch at the size of this part of the run: uint8, or floats in [0, 1] where they shrink."""
+        loop = self.config.loop
+        if progress >= loop.small_until or loop.small_scale == 1:
+            return pixels
+        size = [round(loop.small_scale * side) for side in pixels.shape[2:]]
+        smaller = functional.interpolate(pixels.float() / 255, size, mode="bilinear", antialias=True)
+        return smaller.clamp(0, 1)
+
     def _ahead(self) -> Prefetcher[tuple[Batch, Tensor]]:
         """Batches with their pixels, drawn and read in a thread while the network works."""
 
         def ready(index: int) -> tuple[Batch, Tensor]:
             batch = self.material.draw(index)
-            return batch, self.material.cache.batch(batch.rows)
+            return batch, self.material.cache.batch(batch.rows, channels_last=self.config.loop.channels_last)
 
         return Prefetcher(ready, start=self.state.step * self.config.optimizer.accumulate)
 

@@ -64,8 +64,8 @@ class CrossBatchMemory(nn.Module):
             wanted = f"embeddings must be (B, {dim}) with labels (B,)"
             raise ShapeError(f"{wanted}, got {tuple(embeddings.shape)} and {tuple(labels.shape)}")
         total = int(self.pushed) + len(embeddings)
-        last = min(size, len(embeddings))
+        last = min(size, len(embeddings))  # no place twice in one assignment: which row would stay is not defined
         places = torch.arange(total - last, total, device=self.vectors.device) % size
-        self.vectors[places] = embeddings.detach()[len(embeddings) - last :].to(self.vectors)
+        self.vectors[places] = embeddings[len(embeddings) - last :].to(self.vectors)
         self.labels[places] = labels[len(labels) - last :].to(self.labels)
         self.pushed.fill_(total)

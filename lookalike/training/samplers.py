@@ -53,7 +53,7 @@ class ClassBalanced:
         self.size = classes * pictures
         self.batches = self._passes.batches
         self.skipped = self._classes.lonely
-        self.note = self._classes.note
+        self.note = self._classes.note("are in no batch")
 
     def batch(self, step: int) -> Rows:
         """(P * K,) rows of one batch, the pictures of a class side by side."""
@@ -175,7 +175,7 @@ class BalancedPairs:
         self._explicit = {same: table[table[:, 2] == same, :2] for same in (0, 1)}
         self.batches = -(-(len(table) or len(self._classes.numbers)) // pairs)
         self.skipped = self._classes.lonely
-        self.note = self._classes.note
+        self.note = self._classes.note("are in no pair of alike pictures")
 
     def batch(self, step: int) -> tuple[Rows, Rows, npt.NDArray[np.bool_]]:
         """(pairs,) left rows, right rows, and whether they are alike: the alike ones, half of them, come first."""
@@ -260,7 +260,12 @@ class _Classes:
         self.members: list[Rows] = np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []
         self.usable: Rows = np.flatnonzero(sizes > 1)
         self.lonely = int((sizes == 1).sum())
-        self.note = f"{self.lonely:,} of {len(sizes):,} classes have one picture, and make no pair" * (self.lonely > 0)
+
+    def note(self, consequence: str) -> str:
+        """A sentence about classes of one picture, or ""."""
+        if not self.lonely:
+            return ""
+        return f"{self.lonely:,} of {len(self.members):,} classes have one picture, and {consequence}"
 
     def pictures(self, chosen: Sequence[int] | Rows, count: int, dice: np.random.Generator) -> Rows:
         """`count` rows of each of the chosen classes."""

@@ -1,12 +1,13 @@
-"""The cache of decoded pictures: the right pixels, whole or not at all, reused when nothing changed; and prefetching."""
+"""The cache of decoded pictures: the right pixels, whole or not at all, reused if nothing changed; and prefetching."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,8 +30,7 @@ def paths(make_pictures):
 
 
 def wreck(path: str) -> None:
-    with open(path, "wb") as file:
-        file.write(b"no picture")
+    Path(path).write_bytes(b"no picture")
 
 
 # ── pixels ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -194,25 +194,20 @@ def test_the_second_to_finish_takes_the_first_ones_cache(paths, tmp_path):
     assert (cache.pixels[11] == SMALL.load(paths[11])).all()
 
 
-def build_it(paths, folder, start, answers):
-    start.wait()
-    answers.put(int(PixelCache.build(paths, SMALL, folder=folder).pixels.sum()))
+def test_two_at_the_same_time(paths, tmp_path):
+    """Two that start together, as processes of one run do, give the same pixels and leave one cache."""
+    together = threading.Barrier(2)
 
+    def build(_):
+        together.wait()
+        return PixelCache.build(paths, SMALL, folder=tmp_path / "c")
 
-def test_two_processes(paths, tmp_path):
-    """Two that start together give the same pixels and leave one cache."""
-    context = multiprocessing.get_context("spawn")
-    start, answers = context.Event(), context.Queue()
-    workers = [context.Process(target=build_it, args=(paths, tmp_path / "c", start, answers)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    start.set()
-    sums = [answers.get(timeout=60) for _ in workers]
-    for worker in workers:
-        worker.join()
-
-    assert sums[0] == sums[1] == int(PixelCache.build(paths, SMALL).pixels.sum())
-    assert len(list((tmp_path / "c").iterdir())) == 1
+    for _ in range(5):
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(build, range(2))
+        assert (one.pixels == other.pixels).all() and one.path == other.path
+        assert len(list((tmp_path / "c").iterdir())) == 1
+        shutil.rmtree(tmp_path / "c")
 
 
 def test_abandoned_halves_are_swept_away(paths, tmp_path):

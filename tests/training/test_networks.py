@@ -52,8 +52,10 @@ def published_maps(name: str, network: nn.Module, x: torch.Tensor) -> torch.Tens
     return x
 
 
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("name", ["resnet50", *SHUFFLENETS])
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [("resnet50", False), ("resnet50", True), *((name, False) for name in SHUFFLENETS), (SHUFFLENETS[0], True)],
+)
 def test_ours_answer_as_torchvisions_with_the_same_weights(name, train):
     """Feature maps and logits are equal, from a strictly loaded state_dict, on statistics stored or of the batch."""
     theirs = published(name, classes=7).train(train)
@@ -125,7 +127,7 @@ def test_classifiers(name):
         network(pixels())
 
 
-@pytest.mark.parametrize("name", [*OWN, "torchvision:densenet121", "timm:convnext_atto", "timm:test_vit"])
+@pytest.mark.parametrize("name", [*OWN, "timm:convnext_atto", "timm:test_vit"])
 def test_stages_hold_every_parameter_once(name):
     """Stages, from input to output, partition what the features depend on: freezing and rates reach all of it."""
     network = build(name)
@@ -138,7 +140,7 @@ def test_stages_hold_every_parameter_once(name):
     assert expected <= set(staged)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "shufflenet_v1", "small", "torchvision:mobilenet_v2", "timm:resnet18"])
+@pytest.mark.parametrize("name", ["resnet50", "shufflenet_v1", "small", "torchvision:squeezenet1_1", "timm:resnet18"])
 def test_stages_come_in_order(name):
     """What an early stage computes does not depend on a later stage."""
     network = build(name).eval()
@@ -186,8 +188,9 @@ def test_channel_shuffle_is_the_loop_over_channels(channels, groups):
 TABLE = {1: (144, 288, 576), 2: (200, 400, 800), 3: (240, 480, 960), 4: (272, 544, 1088), 8: (384, 768, 1536)}
 
 
-@pytest.mark.parametrize("groups", TABLE)
-@pytest.mark.parametrize("scale", [0.25, 0.5, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize(
+    ("groups", "scale"), [*((groups, 1.0) for groups in TABLE), (3, 0.25), (4, 0.25), (8, 0.5), (3, 1.5), (8, 2.0)]
+)
 def test_shufflenet_v1_has_the_channels_of_the_papers_table(groups, scale):
     """Stages have 4, 8 and 4 units and the table's channels, times the scale; each stage halves the picture."""
     with torch.device("meta"):
@@ -228,15 +231,13 @@ def test_shufflenet_v1_concatenates_where_it_halves_and_adds_elsewhere():
 
 def test_shufflenet_v1_shuffles_between_its_two_pointwise_convolutions():
     """A change of the first group's input reaches outputs of every group."""
-    unit = UnitV1(12, 12, 3, 1, 3).eval()
-    x = pixels(12, (4, 4))
+    unit = UnitV1(36, 36, 3, 1, 3).eval()
+    x = pixels(36, (4, 4))
     changed = x.clone()
-    changed[:, :4] += 1
-    branches = [
-        unit.expand(unit.depthwise(channel_shuffle(unit.reduce(one), 3))).reshape(2, 3, -1) for one in (x, changed)
-    ]
+    changed[:, :12] += 1
+    difference = (unit(changed) - unit(x)).reshape(2, 3, -1).abs().amax((0, 2))
 
-    assert ((branches[0] - branches[1]).abs().amax((0, 2)) > 0).all()
+    assert (difference > 0).all()
 
 
 # ── the small network ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,7 +329,9 @@ def test_timms_convolutional_networks_give_maps():
 
 def test_timms_channels_last_networks_give_maps_with_channels_first():
     """A Swin transformer's maps are turned; timm's pooling of its own form gives the same."""
-    network = build("timm:test_swin" if _has("test_swin") else "timm:swin_tiny_patch4_window7_224", size=(64, 64)).eval()
+    network = build(
+        "timm:test_swin" if _has("test_swin") else "timm:swin_tiny_patch4_window7_224", size=(64, 64)
+    ).eval()
     x = pixels(3, (64, 64))
     with torch.no_grad():
         maps = network.features(x)
@@ -419,7 +422,9 @@ def test_options_are_those_of_the_network():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", [*OWN, "torchvision:mobilenet_v3_large", "timm:test_vit", "timm:swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", [*OWN, "torchvision:mobilenet_v3_large", "timm:test_vit", "timm:swin_tiny_patch4_window7_224"]
+)
 def test_defaults_are_a_preprocessing(name, channels):
     """The defaults of every network make a valid preprocessing; for one channel, all three are normalised alike."""
     preparation = Preprocessing(**defaults(name, channels))
@@ -435,14 +440,12 @@ def test_defaults_are_as_published():
     assert defaults("timm:test_vit")["size"] == (160, 160)
     tensorflow = Preprocessing(**defaults("mobilenet_v2_tf"))
     everything = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, 3)
-    np.testing.assert_allclose(
-        tensorflow.normalise(everything)[0, 0].ravel(), np.arange(256) / 127.5 - 1, atol=1e-6
-    )
+    np.testing.assert_allclose(tensorflow.normalise(everything)[0, 0].ravel(), np.arange(256) / 127.5 - 1, atol=1e-6)
 
 
 def test_networks_run_in_bfloat16_and_channels_last():
     """Under autocast, and on channels-last pictures, forward and backward work and stay close to float32."""
-    network: Network = build("shufflenet_v2_x0_5").to(memory_format=torch.channels_last)
+    network: Network = build("shufflenet_v2_x0_5").eval().to(memory_format=torch.channels_last)
     x = pixels(n=4).contiguous(memory_format=torch.channels_last)
     expected = network.features(x).mean((2, 3))
     with torch.autocast("cpu", torch.bfloat16):

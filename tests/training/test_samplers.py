@@ -90,14 +90,14 @@ def test_lonely_classes_are_said():
     sampler = ClassBalanced(LABELS, classes=3, pictures=2, seed=0)
 
     assert sampler.skipped == 2
-    assert sampler.note == "2 of 14 classes have one picture, and make no pair"
+    assert sampler.note == "2 of 14 classes have one picture, and are in no batch"
     assert ClassBalanced([0, 0, 1, 1], classes=2, pictures=2, seed=0).note == ""
 
 
 def test_impossible_batches():
     """More classes than there are, and batches without pairs: every problem with its figures."""
     with pytest.raises(
-        ConfigError, match="only 12 of 14 have at least 2 pictures: lower sampler.classes to at most 12"
+        ConfigError, match=r"only 12 of 14 have at least 2 pictures: lower sampler\.classes to at most 12"
     ):
         ClassBalanced(LABELS, classes=16, pictures=4, seed=0)
     with pytest.raises(ConfigError) as caught:
@@ -184,6 +184,7 @@ def test_pairs_are_balanced_and_right():
         assert ((LABELS[left] == LABELS[right]) == same).all()
         assert (left != right).all()
     assert sampler.size == 10 and sampler.batches == 7
+    assert sampler.note == "2 of 14 classes have one picture, and are in no pair of alike pictures"
 
 
 def test_classes_are_equally_likely_in_pairs():

@@ -82,7 +82,8 @@ class TorchvisionNetwork(External):
         if classes is None:
             self.drop_classifier()
         ghost, pictures = self._ghost(_PROBE)
-        self._learn_width(ghost, ghost.features(pictures))
+        with torch.enable_grad():  # to see what depends on what, whoever asks
+            self._learn_width(ghost, ghost.features(pictures))
 
     def features(self, pixels: Tensor) -> Tensor:
         """(n, channels, h, w) → (n, width, h', w')."""
@@ -172,12 +173,14 @@ class TimmNetwork(External):
 
     def _find_form(self, size: tuple[int, int]) -> None:
         ghost, pictures = self._ghost(size)
-        raw = ghost.net.forward_features(pictures)
+        with torch.enable_grad():
+            raw = ghost.net.forward_features(pictures)
         if not isinstance(raw, Tensor) or raw.ndim not in (2, 3, 4):
             raise TrainingError(f"{type(self.net).__name__} of timm gives no feature maps or tokens: choose another")
         self.tokens = raw.ndim != 4
         self._channels_last = raw.ndim == 4 and raw.shape[1] != self.net.num_features == raw.shape[3]
-        self._learn_width(ghost, self._maps(ghost.net, raw))
+        with torch.enable_grad():
+            self._learn_width(ghost, self._maps(ghost.net, raw))
 
     def features(self, pixels: Tensor) -> Tensor:
         """(n, channels, h, w) → (n, width, h', w'), or (n, width, 1, 1) of a network of tokens."""
