@@ -94,7 +94,7 @@ class Ours:
         self.run = Run(config, place, "cpu", Group(), None)
         self.ahead = self.run._ahead()
         self.run.network.train()
-        self.precision = self.run.precision
+        self.precision = self.run.state.precision
 
     def steps(self, count: int) -> None:
         for _ in range(count):

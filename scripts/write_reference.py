@@ -28,8 +28,8 @@ def commands() -> str:
     """The page of the command line."""
     parts = ["# The command line\n\nWritten by `make docs` from the help texts. stdout carries data, stderr progress."]
     parts.append(
-        "Exit status: 0 done, 1 something went wrong (one line says what to do), 2 wrong usage, 3 trained but no better "
-        "than the base, 130 interrupted."
+        "Exit status: 0 done, 1 something went wrong (one line says what to do), 2 wrong usage, 3 trained but no "
+        "better than the base, 130 interrupted."
     )
     root = cli.make_context("lookalike", [], resilient_parsing=True)
     parts.append(f"```text\n{cli.get_help(root)}\n```")

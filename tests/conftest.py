@@ -63,6 +63,24 @@ def make_pictures(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def draw_classes() -> Callable[..., Path]:
+    """draw_classes(folder) makes a folder per class: a coarse pattern of it under noise, 24 × 24 pixels, in colour."""
+
+    def draw(top: Path, classes: int = 12, pictures: int = 6) -> Path:
+        dice = np.random.default_rng(0)
+        for number in range(classes):
+            pattern = dice.integers(40, 216, (4, 4, 3))
+            folder = top / f"class{number:02}"
+            folder.mkdir(parents=True)
+            for picture in range(pictures):
+                noisy = np.kron(pattern, np.ones((6, 6, 1))) + dice.normal(0, 25, (24, 24, 3))
+                Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{picture}.png")
+        return top
+
+    return draw
+
+
 def hash_name(name: str) -> int:
     """A hash of a name that is the same in every run."""
     return int.from_bytes(name.encode()[-8:], "big")

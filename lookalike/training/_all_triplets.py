@@ -54,14 +54,12 @@ class _AllTriplets(torch.autograd.Function):
         left, right = factors(x, y)
         gradient = _Gradient(x, y, distance) if any(ctx.needs_input_grad) else None
         sums, actives = [], []
-        for part in blocks(len(x), len(y)):
+        for part, (far, reaching, spare) in blocks(left, right, buffers=3):
             block = classes.block(part)
-            values = distances(left[part], right, distance)
-            near = values.gather(1, block.index)
+            near = distances(left[part], right, distance, out=far).gather(1, block.index)
             reach = torch.where(block.present, near + margin, -torch.inf)
-            far = apart(values, block)
-            reached, reaching = _count(far, reach)
-            sums.append(_sums(far, reach, reached, reaching))
+            reached = _count(apart(far, block), reach, reaching, spare)
+            sums.append(_sums(far, reach, reached, reaching, spare))
             actives.append(reached.long().sum(1))
             if gradient is not None:
                 gradient.add(part, block, near, far, reached, reaching)
@@ -76,42 +74,45 @@ class _AllTriplets(torch.autograd.Function):
         return upstream * of_rows, upstream * of_gallery, None, None, None
 
 
-def _sums(far: torch.Tensor, reach: torch.Tensor, reached: torch.Tensor, reaching: torch.Tensor) -> torch.Tensor:
-    """The sum of the hinge per anchor (b,), measured from its longest reach."""
+def _sums(
+    far: torch.Tensor, reach: torch.Tensor, reached: torch.Tensor, reaching: torch.Tensor, spare: torch.Tensor
+) -> torch.Tensor:
+    """The sum of the hinge per anchor (b,), measured from its longest reach. `spare` is room of the size of `far`."""
     longest = reach.amax(1, keepdim=True)
-    negatives = (longest - far).clamp_(min=0).mul_(reaching).sum(1)
+    negatives = torch.sub(longest, far, out=spare).clamp_(min=0).mul_(reaching).sum(1)
     positives = torch.where(reached > 0, longest - reach, 0).mul_(reached).sum(1)
     return negatives - positives
 
 
-def _count(far: torch.Tensor, reach: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _count(far: torch.Tensor, reach: torch.Tensor, reaching: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
     """How many distances lie below each reach, and how many reaches above each distance.
 
     Args:
         far: (b, M) distances to negatives, infinite elsewhere.
         reach: (b, K) of the positives, minus infinity where there is none.
+        reaching: (b, M), takes the second answer: whole numbers of the type of `far`.
+        spare: (b, M), room to work in.
 
     Returns:
-        (b, K) and (b, M), whole numbers of the type of `far`.
+        The first answer, (b, K) whole numbers.
     """
-    return _count_in_passes(far, reach) if reach.shape[1] <= FEW else _count_by_search(far, reach)
-
-
-def _count_in_passes(far: torch.Tensor, reach: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    within, reaching, reached = torch.empty_like(far), torch.zeros_like(far), torch.empty_like(reach)
+    if reach.shape[1] > FEW:
+        return _count_by_search(far, reach, reaching)
+    reached = torch.empty_like(reach)
     for k in range(reach.shape[1]):
-        torch.lt(far, reach[:, k : k + 1], out=within)
+        within = torch.lt(far, reach[:, k : k + 1], out=spare if k else reaching)
         reached[:, k] = within.sum(1)
-        reaching += within
-    return reached, reaching
+        if k:
+            reaching += within
+    return reached
 
 
-def _count_by_search(far: torch.Tensor, reach: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _count_by_search(far: torch.Tensor, reach: torch.Tensor, reaching: torch.Tensor) -> torch.Tensor:
     ordered, order = reach.sort(1)
     bucket = torch.searchsorted(ordered, far, right=True)  # how many reaches end at this distance or before it
     sizes = far.new_zeros(len(far), reach.shape[1] + 1).scatter_add_(1, bucket, far.new_ones(()).expand_as(far))
-    reached = torch.empty_like(reach).scatter_(1, order, sizes.cumsum(1)[:, :-1])
-    return reached, (reach.shape[1] - bucket).to(far.dtype)
+    reaching.copy_(reach.shape[1] - bucket)
+    return torch.empty_like(reach).scatter_(1, order, sizes.cumsum(1)[:, :-1])
 
 
 class _Gradient:

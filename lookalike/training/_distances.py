@@ -19,8 +19,11 @@ References = tuple[torch.Tensor, torch.Tensor]
 Triplets = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Distance = Literal["squared", "euclidean"]
 
-# Distances held at once, per block of anchors: 2 MiB of float32 stay in a processor's cache.
-BLOCK_CELLS = 1 << 19
+# Anchors are taken in blocks of at least so many, for the products of matrices to be worth it, and more while their
+# distances stay within so many cells: half a MiB of float32, in a processor's cache (measured for 512 to 8192 anchors:
+# within a tenth of the best size for each).
+BLOCK_ROWS = 128
+BLOCK_CELLS = 1 << 17
 # Up to so many positives per anchor, a pass over its distances for each is faster than sorting (measured: 0.2 to 0.7 ms
 # per million distances and pass, 11 to 25 ms for a binary search, 35 to 50 ms for a sort).
 FEW = 32
@@ -131,11 +134,18 @@ def classes_of(labels: torch.Tensor, names: torch.Tensor) -> Classes:
     return Classes(index, present, own, order, start, size)
 
 
-def blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices of the anchors, so that a block of distances to `columns` gallery rows has at most `BLOCK_CELLS`."""
-    step = max(1, BLOCK_CELLS // max(1, columns))
+def blocks(left: torch.Tensor, right: torch.Tensor, buffers: int) -> Iterator[tuple[slice, list[torch.Tensor]]]:
+    """Slices of the anchors, so that no more than a block of their distances to the gallery is held.
+
+    With each come buffers (b, M) of any content: made once, since the system takes longer to hand out fresh memory
+    than most of the passes over it need.
+    """
+    rows, columns = len(left), len(right)
+    step = max(1, min(rows, max(BLOCK_ROWS, BLOCK_CELLS // max(1, columns))))
+    memory = [left.new_empty(step, columns) for _ in range(buffers)]
     for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
+        part = slice(start, min(rows, start + step))
+        yield part, [buffer[: part.stop - start] for buffer in memory]
 
 
 def centred(rows: torch.Tensor, gallery: torch.Tensor) -> References:
@@ -155,9 +165,11 @@ def factors(rows: torch.Tensor, gallery: torch.Tensor) -> References:
     return left, right
 
 
-def distances(left: torch.Tensor, right: torch.Tensor, distance: Distance) -> torch.Tensor:
+def distances(
+    left: torch.Tensor, right: torch.Tensor, distance: Distance, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Distances (B, M) from `factors`, or from a block of the left ones. The gradient at zero is zero."""
-    return _rooted(left @ right.T, distance)
+    return _rooted(torch.mm(left, right.T, out=out), distance)
 
 
 def pair_distances(left: torch.Tensor, right: torch.Tensor, distance: Distance) -> torch.Tensor:

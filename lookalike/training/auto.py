@@ -9,6 +9,7 @@ Two recipes, both measured (see ``configs/`` and DECISIONS.md):
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def choose(
     if category is not None:
         data["category"] = category
     document: dict[str, Any] = {
-        "name": Path(root).stem.replace(" ", "-") or "run",
+        "name": re.sub(r"[^\w.-]+", "-", Path(root).stem).strip("-") or "run",
         **(_drawings() if drawn else _pictures()),
         "sampler": _sampler(found, data),
         "loss": {"kind": "supervised_contrastive", "temperature": 0.1},
@@ -132,7 +133,7 @@ def _are_drawings(found: Labelled) -> bool:
     """Whether a sample is small and without colour."""
     places = np.linspace(0, len(found.examples) - 1, min(LOOKED_AT, len(found.examples))).round().astype(int)
     seen = [look for place in places if (look := _small_and_grey(found.examples[place].path)) is not None]
-    return bool(seen) and np.mean(seen) > 0.9
+    return bool(seen) and bool(np.mean(seen) > 0.9)
 
 
 def _small_and_grey(path: str) -> bool | None:

@@ -78,7 +78,8 @@ class DataConfig(Table):
     channels: Literal[1, 3] = 3
     """1 keeps the brightness alone."""
     fit: Literal["squash", "crop", "pad"] | None = None
-    """How a picture becomes a rectangle: "squash" both sides, "crop" the middle, or "pad" with white. Default: the network's."""
+    """How a picture becomes a rectangle: "squash" both sides, "crop" the middle, or "pad" with white. Default: as the
+    network does."""
     crop_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of "crop": the share of the short side that is kept."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None

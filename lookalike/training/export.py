@@ -96,9 +96,9 @@ def export_network(
         ConfigError, TrainingError: no such network, or weights that do not fit.
         ExportError, BundleError: as `export_run`.
     """
-    base = build(name, weights=None if weights is None else os.fspath(weights))
     preprocessing = Preprocessing(**defaults(name))
-    network = EmbeddingNetwork(base, dim=base.width, head="none", size=preprocessing.size)
+    base = build(name, weights=None if weights is None else os.fspath(weights), size=preprocessing.size)
+    network = EmbeddingNetwork(base, head="none")
     manifest = {
         "name": name.replace(":", "-").replace("/", "-"),
         "recipe": {"network": name, "weights": None if weights is None else Path(weights).name, **surroundings()},
@@ -285,7 +285,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         f"Pictures to {manifest['dim']}-dimensional unit vectors whose cosine says how alike they are.",
         "",
         f"- **Network**: {network}; input {width} × {height} pixels, fit by {image['fit']}.",
-        f"- **Checked**: graph against network on {check['pictures']} pictures, lowest cosine {check['lowest_cosine']}.",
+        f"- **Checked**: graph against network, {check['pictures']} pictures, lowest cosine {check['lowest_cosine']}.",
         f"- **Made**: {recipe['date']}, {recipe['machine']}; "
         + ", ".join(f"{name} {version}" for name, version in recipe["versions"].items())
         + ".",

@@ -42,7 +42,8 @@ def embed(
 
     Args:
         network: normalised pictures (n, c, h, w) → (n, dim).
-        cache: the pictures, and `rows` of it.
+        cache: the pictures.
+        rows: (n,) which of them.
         mean: per channel, of values in [0, 1], as tensors of shape (c, 1, 1) on `device`.
         std: as `mean`.
         device: where the network lives.

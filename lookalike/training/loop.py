@@ -19,6 +19,7 @@ it ends by steps. One that ends by minutes depends on the clock.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import time
@@ -34,12 +35,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookalike.errors import CheckpointError, TrainingError
+from lookalike.metrics import Values
 from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
 from lookalike.training.config import TrainConfig
 from lookalike.training.datasets import Prefetcher
 from lookalike.training.distributed import Group, share_batch_norm
 from lookalike.training.folder import RunFolder
-from lookalike.training.judge import TITLES, Verdict, means
+from lookalike.training.judge import TITLES, Judge, Verdict, means
 from lookalike.training.machine import (
     Stopper,
     averaged,
@@ -131,6 +133,7 @@ class State:
 
     step: int = 0
     spent: float = 0.0
+    precision: str = ""
     best: float = -math.inf
     best_step: int = 0
     worse: int = 0
@@ -175,12 +178,13 @@ class Run:
         self.average = averaged(self.network, config.optimizer.ema)
         self.optimizer = optimizer_for(config.optimizer, self.network, self.objective, config.network)
         self.rates = [entry["lr"] for entry in self.optimizer.param_groups]
-        self.precision = precision_for(config.loop.precision, device)
         self.forward = compiled(self.network, place.say) if config.loop.compile else self.network
         self.collapse = CollapseWatch(self.objective.margin)
         self.state = State()
         self.done: Done
         self.resume()
+        if not self.state.precision:
+            self.state.precision = group.same(precision_for(config.loop.precision, device, self._try))
         if config.loop.tensorboard:
             place.open_board(self.state.step)
         self.prepared = time.monotonic() - began
@@ -231,7 +235,7 @@ class Run:
             dice = torch.Generator().manual_seed(seed_of(self.config.seed, self.state.step, micro))
             pixels = self._sized(pixels.to(self.device), progress)
             pictures = self.material.normalised(self.config.augment(pixels, dice))
-            with self._autocast():
+            with self._autocast(self.state.precision):
                 own = self.forward(pictures[self.group.part(len(pictures))])
             embeddings = self.group.gather(own.float())
             loss = self.objective(embeddings, batch, dice, progress)
@@ -264,9 +268,18 @@ class Run:
 
         return Prefetcher(ready, start=self.state.step * self.config.optimizer.accumulate)
 
-    def _autocast(self) -> Any:
-        reduced = self.precision == "bf16"
+    def _autocast(self, precision: str) -> Any:
+        reduced = precision == "bf16"
         return torch.autocast(self.device.split(":")[0], torch.bfloat16) if reduced else nullcontext()
+
+    def _try(self, precision: str) -> None:
+        """A step forward and back on pictures that show nothing, with a copy of the network: to take its time."""
+        count = self.group.part(len(self.material.draw(0).rows))
+        shape = (count.stop - count.start, self.network.channels, *self.config.preprocessing().size)
+        probe = copy.deepcopy(self.network).train()
+        with self._autocast(precision):
+            rows = probe(torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last))
+        rows.float().sum().backward()
 
     def _progress(self) -> float:
         """0 at the start, 1 when the steps are done or the minutes are over; the same in all processes."""
@@ -336,7 +349,7 @@ class Run:
         if judge is None:
             return False
         if self.group.first:
-            scores = means(ask(self._served().eval(), judge, self.material, self.device))
+            scores = means(self._asked_quickly(judge))
             state.score = scores[config.validation.select]
             self.place.record(state.step, {f"validation/{name}": value for name, value in scores.items()})
             shown = ", ".join(f"{TITLES[name]} {value:.4f}" for name, value in scores.items())
@@ -354,6 +367,15 @@ class Run:
         self.place.say(f"no better for {state.worse} validations: stopping early, best at step {state.best_step:,}")
         return True
 
+    def _asked_quickly(self, judge: Judge) -> dict[str, Values]:
+        """The answers without moved views, which would take as many times longer; the verdict is with them."""
+        served = self._served().eval()
+        views, served.views = served.views, None
+        try:
+            return ask(served, judge, self.material, self.device)
+        finally:
+            served.views = views
+
     def _served(self) -> nn.Module:
         """The network that is judged and exported: the average where there is one."""
         return self.network if self.average is None else self.average.module
@@ -364,7 +386,7 @@ class Run:
         begin = f"going on at step {self.state.step:,}" if self.state.step else "beginning"
         return (
             f"{begin}: {self.config.network.name}, {count / 1e6:.2f} M parameters, {parts} pictures, "
-            f"{self.device} in {self.precision}, {self.group.size} process{'es' if self.group.size > 1 else ''}"
+            f"{self.device} in {self.state.precision}, {self.group.size} process{'es' if self.group.size > 1 else ''}"
         )
 
     # ── saving and ending ────────────────────────────────────────────────────────────────────────────────────────────
@@ -432,7 +454,7 @@ class Run:
             "prepared_minutes": round(self.prepared / 60, 2),
             "kept_step": self.state.best_step if self.config.loop.keep == "best" else outcome.steps,
             "device": self.device,
-            "precision": self.precision,
+            "precision": self.state.precision,
             "processes": self.group.size,
             "warnings": self.state.said,
             "verdict": None if outcome.verdict is None else outcome.verdict.document(),

@@ -171,8 +171,9 @@ class Hard(Miner):
         chosen = _positive_pairs(classes)
         negatives = torch.empty_like(classes.own)
         left, right = factors(*centred(rows, gallery))
-        for part in blocks(len(left), len(right)):
-            block, values = classes.block(part), distances(left[part], right, "squared")
+        for part, (values,) in blocks(left, right, buffers=1):
+            block = classes.block(part)
+            distances(left[part], right, "squared", out=values)
             if self.positives == "hardest":
                 near = torch.where(block.present, values.gather(1, block.index), -torch.inf)
                 only = torch.zeros_like(chosen[part]).scatter_(1, near.argmax(1, keepdim=True), True)
@@ -213,10 +214,10 @@ class SemiHard(Miner):
     ) -> Triplets:
         chosen, negatives = _positive_pairs(classes), torch.empty_like(classes.index)
         left, right = factors(*centred(rows, gallery))
-        for part in blocks(len(left), len(right)):
-            block, values = classes.block(part), distances(left[part], right, self.distance)
-            near = values.gather(1, block.index)
-            found, index = _next_farther(apart(values, block), near)
+        for part, (values, spare) in blocks(left, right, buffers=2):
+            block = classes.block(part)
+            near = distances(left[part], right, self.distance, out=values).gather(1, block.index)
+            found, index = _next_farther(apart(values, block), near, spare)
             exists = found < torch.finfo(found.dtype).max
             kept = exists if self.margin is None else exists & (found < near + self.margin)
             if self.otherwise == "farthest":
@@ -227,22 +228,23 @@ class SemiHard(Miner):
         return _triplets(classes, chosen, negatives)
 
 
-def _next_farther(far: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _next_farther(far: torch.Tensor, near: torch.Tensor, spare: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For each of the (b, K) distances `near`, the smallest of the (b, M) distances `far` above it, and its column.
 
-    Where there is none, a number as large as the largest float or infinite, and any column.
+    Where there is none, a number as large as the largest float or infinite, and any column. `spare` is room of the
+    size of `far`.
     """
-    return _next_in_passes(far, near) if near.shape[1] <= FEW else _next_by_search(far, near)
-
-
-def _next_in_passes(far: torch.Tensor, near: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    values, columns = torch.empty_like(near), torch.empty_like(near, dtype=torch.int64)
-    others, huge = torch.empty_like(far), torch.finfo(far.dtype).max
+    if near.shape[1] > FEW:
+        return _next_by_search(far, near)
+    values, columns, huge = (
+        torch.empty_like(near),
+        torch.empty_like(near, dtype=torch.int64),
+        torch.finfo(far.dtype).max,
+    )
     for k in range(near.shape[1]):
         # Four times as fast as torch.where: what is not farther gets a huge number added.
-        torch.le(far, near[:, k : k + 1], out=others)
-        torch.add(far, others, alpha=huge, out=others)
-        values[:, k], columns[:, k] = others.min(1)
+        others = torch.le(far, near[:, k : k + 1], out=spare)
+        values[:, k], columns[:, k] = torch.add(far, others, alpha=huge, out=spare).min(1)
     return values, columns
 
 
@@ -281,9 +283,10 @@ class DistanceWeighted(Miner):
         chosen, negatives = _positive_pairs(classes), torch.empty_like(classes.index)
         draws = _uniform(chosen.shape, generator, rows.device)
         left, right = factors(*centred(rows, gallery))
-        for part in blocks(len(left), len(right)):
-            block, values = classes.block(part), distances(left[part], right, "euclidean")
-            cumulative = self._weights(apart(values, block), rows.shape[1]).cumsum(1)
+        for part, (values,) in blocks(left, right, buffers=1):
+            block = classes.block(part)
+            far = apart(distances(left[part], right, "euclidean", out=values), block)
+            cumulative = self._weights(far, rows.shape[1]).cumsum(1)
             total = cumulative[:, -1:]
             # Strictly below the total, so that what is found is the first column to pass it, which has a weight.
             target = torch.minimum(draws[part] * total, torch.nextafter(total, torch.zeros_like(total)))

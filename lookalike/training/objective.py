@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +36,7 @@ class Batch:
         """The same with its tensors on `device`."""
         triplets = None if self.triplets is None else tuple(index.to(device) for index in self.triplets)
         same = None if self.same is None else self.same.to(device)
-        return Batch(self.rows, self.labels.to(device), same, triplets)  # type: ignore[arg-type]
+        return Batch(self.rows, self.labels.to(device), same, triplets)
 
 
 class Objective(nn.Module):
@@ -84,7 +85,7 @@ class Objective(nn.Module):
             return None
         triplets = self._triplets(embeddings, batch, None, generator, progress)
         share = triplet_share(embeddings, batch.labels, triplets, self.margin, self.loss.distance)
-        return share if share == share else None
+        return None if math.isnan(share) else share
 
     def _references(self, progress: float) -> Any:
         return self.memory.references() if self.memory is not None and progress >= self.memory_start else None

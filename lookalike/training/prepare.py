@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lookalike.bundle import MANIFEST
 from lookalike.encoder import Encoder
-from lookalike.errors import ConfigError, LookalikeError
+from lookalike.errors import CheckpointError, ConfigError
 from lookalike.labels import SIDES, Example, Labelled, labelled
 from lookalike.metrics import Values
 from lookalike.splits import leaks, split, summary
@@ -141,7 +141,7 @@ def _sides(config: TrainConfig, found: Labelled, cache: PixelCache) -> tuple[npt
     return whole, notes
 
 
-def _numbers(names: Sequence[Any]) -> Rows:
+def _numbers(names: Any) -> Rows:
     return np.unique(np.asarray(names, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
@@ -237,6 +237,14 @@ def _write_data(
         "unreadable": list(unread),
         "paths": {side: [found.examples[row].path for row in rows] for side, rows in parts.items()},
     }
+    held = place.path / "data.json"
+    if place.last.exists() and held.exists():
+        before = json.loads(held.read_text(encoding="utf-8"))["fingerprint"]
+        if before != document["fingerprint"]:
+            raise CheckpointError(
+                f"the pictures in {config.data.root} have changed since the run in {place.path} began: "
+                "put them back to go on, or train into another folder"
+            )
     place.write("data.json", json.dumps(document, indent=1) + "\n")
 
 
@@ -349,7 +357,8 @@ def base_answers(
             return str(stored["name"]), {name: stored[name] for name in stored.files if name != "name"}
     name, answers = _base(config, material, material.judge, network.eval(), device)
     scratch = held.with_name("base.tmp.npz")
-    np.savez(scratch, name=name, **answers)
+    stored_answers: dict[str, Any] = {"name": name, **answers}
+    np.savez(scratch, **stored_answers)
     scratch.replace(held)
     scores = ", ".join(f"{key} {np.nanmean(values):.4f}" for key, values in answers.items())
     place.say(f"base, before step 0: {name}, {material.judged}: {scores}")

@@ -6,28 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from lookalike.training.config import TrainConfig, read_config
 
 
-def draw_classes(top: Path, classes: int = 12, pictures: int = 6, seed: int = 0) -> Path:
-    """A folder per class: a coarse pattern of the class under noise, 24 × 24 pixels, in colour."""
-    dice = np.random.default_rng(seed)
-    for number in range(classes):
-        pattern = dice.integers(40, 216, (4, 4, 3))
-        folder = top / f"class{number:02}"
-        folder.mkdir(parents=True)
-        for picture in range(pictures):
-            noisy = np.kron(pattern, np.ones((6, 6, 1))) + dice.normal(0, 25, (24, 24, 3))
-            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{picture}_{picture % 3}.png")
-    return top
-
-
 @pytest.fixture(scope="session")
-def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def classes(tmp_path_factory: pytest.TempPathFactory, draw_classes: Callable[..., Path]) -> Path:
     """Twelve classes of six pictures."""
     return draw_classes(tmp_path_factory.mktemp("classes") / "pictures")
 

@@ -83,7 +83,7 @@ def test_alone_nothing_is_done() -> None:
 
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     """The parts must be equal, since a mean over the processes gives each the same weight."""
-    with pytest.raises(TrainingError, match="10 pictures.*3 processes.*change sampler"):
+    with pytest.raises(TrainingError, match=r"10 pictures.*3 processes.*change sampler"):
         Group(0, 3).part(10)
 
 

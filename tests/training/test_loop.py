@@ -143,7 +143,7 @@ def test_a_folder_of_another_run_is_refused_with_the_differences(configure: Conf
 
 
 def test_training_helps_where_there_is_something_to_learn(configure: Configure, tmp_path: Path) -> None:
-    """Held-out classes are found better after training than by the network's random features, and the report says so."""
+    """Held-out classes are found better than by the network's random features, and the report says so."""
     config = configure(loop={"steps": 60, "validate_every": 30}, network={"weights": str(untrained(tmp_path))})
 
     outcome = train(config, tmp_path / "run", say=quiet)

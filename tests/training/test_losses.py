@@ -202,7 +202,8 @@ def test_blocks_of_anchors_do_not_matter(monkeypatch):
     """Taking a few anchors at a time gives what taking all at once gives."""
     rows, labels = a_batch(SIZES["uneven"])
     whole = value_and_gradient(lambda x: AllTriplets()(x, labels), rows)
-    monkeypatch.setattr(_distances, "BLOCK_CELLS", 50)
+    monkeypatch.setattr(_distances, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(_distances, "BLOCK_CELLS", 1)
 
     torch.testing.assert_close(value_and_gradient(lambda x: AllTriplets()(x, labels), rows), whole)
 
@@ -221,7 +222,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.usefixtures("counting")
 def test_all_triplets_never_makes_the_cube(monkeypatch):
     """No tensor is larger than the embeddings or a block of distances: not B × B × B, not even B × B."""
-    monkeypatch.setattr(_distances, "BLOCK_CELLS", 4000)
+    monkeypatch.setattr(_distances, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(_distances, "BLOCK_CELLS", 1)
     rows, labels = a_batch([4] * 100, dim=16, dtype=torch.float32)
     rows.requires_grad_()
     with Largest() as largest:

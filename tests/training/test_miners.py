@@ -268,7 +268,8 @@ def test_blocks_of_anchors_do_not_matter(name, monkeypatch):
     """Taking a few anchors at a time chooses what taking all at once chooses, draws included."""
     rows, labels, references, _, _ = a_gallery(referenced=True)
     whole = listed(MINERS[name]()(rows, labels, references, dice()))
-    monkeypatch.setattr(_distances, "BLOCK_CELLS", 60)
+    monkeypatch.setattr(_distances, "BLOCK_ROWS", 5)
+    monkeypatch.setattr(_distances, "BLOCK_CELLS", 1)
 
     assert listed(MINERS[name]()(rows, labels, references, dice())) == whole
 
@@ -288,7 +289,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("name", MINERS)
 def test_no_miner_makes_the_cube(name, monkeypatch):
     """No tensor is larger than the embeddings or a block of distances."""
-    monkeypatch.setattr(_distances, "BLOCK_CELLS", 4000)
+    monkeypatch.setattr(_distances, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(_distances, "BLOCK_CELLS", 1)
     rows, labels = a_batch([4] * 100, dim=16)
     with Largest() as largest:
         triplets = MINERS[name]()(rows, labels, None, dice())
