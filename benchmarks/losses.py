@@ -16,6 +16,10 @@ First, each contender runs once in a process of its own, which tells its peak of
 --limit GiB, or more than --patience seconds, is left out from there on: its numbers are null. Then both take turns in
 one process (ours, theirs, ours, …), so that whatever else the machine does hits them alike; times are medians over the
 rounds, and the ratio is the median of theirs / ours within a round. Spreads are in `rounds`.
+
+Run it on a machine that does nothing else. Where that cannot be, set OMP_WAIT_POLICY=PASSIVE: OpenMP's threads wait for
+one another by spinning, which on busy cores turns an operation of microseconds into a time slice, and most of all in
+many small ones, which is what ours are.
 """
 
 from __future__ import annotations
@@ -206,10 +210,12 @@ def document(asked: argparse.Namespace) -> dict[str, Any]:
     """Everything but the rows."""
     packages = ("lookalike", "torch", "pytorch-metric-learning")
     shown = " --batch " + " ".join(map(str, asked.batch)) if tuple(asked.batch) != BATCHES else ""
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    waiting = f"OMP_WAIT_POLICY={policy} " if policy else ""
     return {
         "benchmark": "losses",
         "date": str(date.today()),
-        "command": f"python benchmarks/losses.py{shown} --rounds {asked.rounds} --json",
+        "command": f"{waiting}python benchmarks/losses.py{shown} --rounds {asked.rounds} --json",
         "machine": machine(),
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},

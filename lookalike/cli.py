@@ -403,7 +403,7 @@ def _training_progress() -> Iterator[Callable[[Any], None] | None]:
 
         def advance(report: Any) -> None:
             active = f", {100 * report.active:.0f} % active" if report.active is not None else ""
-            score = f", held-out {report.score:.3f}" if report.score is not None else ""
+            score = f", R@1 {report.r_at_1:.3f}" if report.r_at_1 is not None else ""
             note = (
                 f"step {report.step:,}, loss {report.loss:.3f}{active}{score}, {report.seconds_left / 60:.1f} min left"
             )

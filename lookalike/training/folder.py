@@ -136,7 +136,7 @@ class RunFolder:
             return None
         document = json.loads(held.read_text(encoding="utf-8"))
         found = document["verdict"] and verdict.from_document(document["verdict"])
-        self._say(f"{self.path} holds the complete run" if found is None else str(found))
+        self.say(f"{self.path} holds a complete run, which is not repeated")
         return outcome(self.path, document["steps"], document["minutes"], found)
 
     def finish(self, config: TrainConfig, document: Mapping[str, Any]) -> None:

@@ -64,13 +64,13 @@ __all__ = ["Outcome", "Report", "train"]
 
 @dataclass(frozen=True)
 class Report:
-    """Where a run is: what a progress bar shows. `score` is the last validation's."""
+    """Where a run is: what a progress bar shows. `r_at_1` is the last validation's."""
 
     step: int
     progress: float
     loss: float
     active: float | None
-    score: float | None
+    r_at_1: float | None
     pictures_per_second: float
     seconds_left: float
 
@@ -138,6 +138,7 @@ class State:
     best_step: int = 0
     worse: int = 0
     score: float | None = None
+    r_at_1: float | None = None
     losses: list[float] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
@@ -337,7 +338,7 @@ class Run:
             f"step {state.step:,}: loss {loss:.4f}{shown}, {rate:,.0f} pictures/s, {left / 60:.1f} min left"
         )
         if self.watch is not None and self.group.first:
-            self.watch(Report(state.step, progress, loss, active, state.score, rate, left))
+            self.watch(Report(state.step, progress, loss, active, state.r_at_1, rate, left))
 
     def _warn(self, message: str) -> None:
         self.state.said.append(message)
@@ -350,7 +351,7 @@ class Run:
             return False
         if self.group.first:
             scores = means(self._asked_quickly(judge))
-            state.score = scores[config.validation.select]
+            state.score, state.r_at_1 = scores[config.validation.select], scores["r_at_1"]
             self.place.record(state.step, {f"validation/{name}": value for name, value in scores.items()})
             shown = ", ".join(f"{TITLES[name]} {value:.4f}" for name, value in scores.items())
             self.place.say(f"step {state.step:,}: {shown} ({state.spent / 60:.1f} min)")
