@@ -102,7 +102,9 @@ def _augmentation() -> str:
 def _family(family: dict[str, Any]) -> str:
     lines = ["| kind | arguments | |", "|---|---|---|"]
     for name, kind in family.items():
-        parameters = [p for p in inspect.signature(kind).parameters.values() if p.name not in ("dim", "classes")]
+        parameters = [
+            p for p in inspect.signature(kind).parameters.values() if p.name not in ("dim", "classes", "generator")
+        ]
         shown = ", ".join(f"`{p.name}` {_shown(p.default)}".strip() for p in parameters)
         lines.append(f"| `{name}` | {shown} | {_paragraph(kind)} |")
     return "\n".join(lines)

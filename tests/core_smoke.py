@@ -38,6 +38,12 @@ def main(command: str) -> None:
         hit = json.loads(answer.stdout)
         assert hit["path"].endswith("7.jpg"), hit
         assert abs(hit["score"] - 1) < 1e-3, hit
+        for arguments in (["train", top / "pictures"], ["export", "timm:resnet18"]):
+            refused = subprocess.run(
+                [command, *arguments, "--to", top / "bundle"], timeout=120, capture_output=True, text=True
+            )
+            assert refused.returncode == 1, refused
+            assert "pip install 'lookalike[train]'" in refused.stderr, refused.stderr
     print("the core works without extras")
 
 

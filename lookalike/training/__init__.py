@@ -2,18 +2,16 @@
 
 ::
 
-    config.py       a run as a document: TOML in, every error at once, resolved TOML out
-    datasets.py     pictures as rows of a memory-mapped array, decoded once
-    augment.py      whole batches changed at random, as tensors
-    samplers.py     which pictures make a batch
-    networks.py     the networks, and what turns their features into an embedding
-    miners.py       which triplets of a batch are worth learning from
-    losses.py       what is minimised
-    loop.py         the loop
-    watch.py        the collapse watch
-    checkpoints.py  save, resume exactly
-    distributed.py  several processes, one batch
+    auto.py         a configuration that fits some pictures
     export.py       run folder → bundle
+    loop.py         the loop
+    prepare.py      a configuration → pictures in parts, batches, network, objective, base
+    folder.py       the run folder
+    judge.py        held-out pictures ask; the verdict
+    config.py       a run as a document
+    networks/  losses.py  miners.py  samplers.py  augment.py  datasets.py    the parts, with plain arguments
 
 It needs ``pip install 'lookalike[train]'``.
 """
+
+__all__: list[str] = []

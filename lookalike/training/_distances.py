@@ -21,7 +21,7 @@ Distance = Literal["squared", "euclidean"]
 
 # Anchors are taken in blocks of at least so many, for the products of matrices to be worth it, and more while their
 # distances stay within so many cells: half a MiB of float32, in a processor's cache (measured for 512 to 8192 anchors:
-# within a tenth of the best size for each).
+# within a fifth of the best size for each).
 BLOCK_ROWS = 128
 BLOCK_CELLS = 1 << 17
 # Up to so many positives per anchor, a pass over its distances for each is faster than sorting (measured: 0.2 to 0.7 ms

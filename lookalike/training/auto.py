@@ -63,6 +63,8 @@ def choose(
     }
     if found.triplets is not None:
         document["loss"] = {"kind": "triplet", "margin": 0.2}
+    elif found.pairs is not None:  # what nobody called different need not be so: only the given pairs teach
+        document["loss"] = {"kind": "pair_contrastive", "margin": 0.8}
     document["data"] = {**document.get("data", {}), **data}
     return read_config(document, overrides)
 
@@ -81,6 +83,8 @@ def _sampler(found: Labelled, data: dict[str, Any]) -> dict[str, Any]:
     """About 128 pictures: four of a class, or as many as the middle class has; within a super-class half the time."""
     if found.triplets is not None:
         return {"kind": "triplets", "pairs": 42}
+    if found.pairs is not None:
+        return {"kind": "pairs", "pairs": 64}
     sides = split(found.examples, by=data["split"])
     train = Counter(example.label for example, side in zip(found.examples, sides, strict=True) if side == "train")
     useful = [size for size in train.values() if size > 1]

@@ -317,7 +317,7 @@ def make_objective(config: TrainConfig, material: Material) -> Objective:
     """Loss, miner and memory of a configuration."""
     kind = (LOSSES | PAIR_LOSSES)[config.loss.kind]
     dim = config.network.dim
-    known = {"dim": dim, "classes": material.classes}
+    known = {"dim": dim, "classes": material.classes, "generator": torch.Generator().manual_seed(config.seed)}
     options = config.loss.options | {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     memory = CrossBatchMemory(config.memory.size, dim) if config.memory.size else None
     try:

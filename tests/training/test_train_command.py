@@ -115,6 +115,11 @@ def test_what_is_chosen_fits_the_pictures(tmp_path: Path, classes: Path, draw_cl
     assert few.data.split == "picture" and few.sampler.classes <= 4
     assert many.data.split == "class" and many.network.weights == "default"
 
+    pair = sorted((classes / "class00").iterdir())[:2]
+    (tmp_path / "pairs.csv").write_text(f"left,right,same\n{pair[0]},{pair[1]},1\n" + other_pairs(classes))
+    paired = choose(classes, str(tmp_path / "pairs.csv"))
+    assert paired.loss.kind == "pair_contrastive" and paired.sampler.kind == "pairs"
+
     from PIL import Image
 
     for number, name in enumerate(f"alphabet{a}/character{c:02}" for a in range(14) for c in range(15)):
@@ -126,6 +131,15 @@ def test_what_is_chosen_fits_the_pictures(tmp_path: Path, classes: Path, draw_cl
 
     assert drawings.network.name == "small" and drawings.data.channels == 1
     assert drawings.data.split == "category" and drawings.sampler.kind == "category"
+
+
+def other_pairs(classes: Path) -> str:
+    """A line for each further class, both alike and different."""
+    lines = []
+    for number in range(1, 12):
+        own = sorted((classes / f"class{number:02}").iterdir())
+        lines += [f"{own[0]},{own[1]},1", f"{own[0]},{next((classes / 'class00').iterdir())},0"]
+    return "\n".join(lines) + "\n"
 
 
 def environment() -> dict[str, str]:
