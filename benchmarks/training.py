@@ -9,7 +9,7 @@ a mirror image, brightness, contrast and saturation.
 
 =======  =============================================================================================================
 ours     `lookalike.training.loop.Run`: decoded pictures in a cache, batches changed as tensors, channels last,
-         bfloat16 where the processor computes in it, our miner and loss
+         the faster of bfloat16 and float32, our miner and loss; compiled with --compile
 usual    torchvision's `ImageFolder`, transforms of one picture at a time and a `DataLoader` with a process per core;
          `MPerClassSampler`, `TripletMarginMiner` and `TripletMarginLoss` of pytorch-metric-learning; float32
 =======  =============================================================================================================
@@ -80,7 +80,7 @@ def configuration(options: argparse.Namespace, pictures: Path) -> TrainConfig:
         "augment": {
             "crop": list(CROP), "flip": 0.5, "brightness": JITTER, "contrast": JITTER, "saturation": JITTER,
         },
-        "loop": {"steps": 10**6, "report_every": 10**6, "validate_every": 10**6, "tensorboard": False},
+        "loop": {"steps": 10**6, "compile": options.compile, "report_every": 10**6, "validate_every": 10**6, "tensorboard": False},
     }  # fmt: skip
     return read_config(document)
 
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--pause", type=float, default=2.0, help="seconds for the loader to fill its queue")
+    parser.add_argument("--compile", action="store_true", help="ours with loop.compile = true")
     parser.add_argument("--parts", action="store_true", help="also the usual way with bfloat16 and channels last")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -223,6 +224,7 @@ def main() -> None:
         "size": options.size,
         "batch": batch,
         "precision": ours.precision,
+        "compiled": options.compile,
         "pictures": "a folder" if options.pictures else "JPEGs of 500 × 375, windows of photographs",
         "rows": summary(rounds, batch),
         "rounds": rounds,
