@@ -80,7 +80,10 @@ def configuration(options: argparse.Namespace, pictures: Path) -> TrainConfig:
         "augment": {
             "crop": list(CROP), "flip": 0.5, "brightness": JITTER, "contrast": JITTER, "saturation": JITTER,
         },
-        "loop": {"steps": 10**6, "compile": options.compile, "report_every": 10**6, "validate_every": 10**6, "tensorboard": False},
+        "loop": {
+            "steps": 10**6, "compile": options.compile, "report_every": 10**6, "validate_every": 10**6,
+            "tensorboard": False,
+        },
     }  # fmt: skip
     return read_config(document)
 

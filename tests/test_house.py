@@ -129,7 +129,13 @@ def workplace(
     return top
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def _page(page: Path) -> object:
+    """A page as a parameter; the one that trains takes its time."""
+    marks = [pytest.mark.slow] if page.name == "teach.md" else []
+    return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
+
+
+@pytest.mark.parametrize("page", map(_page, PAGES))
 def test_documented_commands_run(page: Path, workplace: Path, tmp_path: Path) -> None:
     """Commands in ```console blocks and ```python blocks of a page run, in order, in one folder."""
     place = Path(shutil.copytree(workplace, tmp_path / "place"))

@@ -467,6 +467,8 @@ def _overridden(document: dict[str, Any], override: str, problems: list[str]) ->
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    if key == "kind" and tables in (["loss"], ["miner"]):
+        return {**document, tables[0]: {"kind": value}}  # the other keys belonged to the kind before
     top = dict(document)
     place = top
     for table in tables:

@@ -7,8 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lookalike.training.config import TrainConfig, read_config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors are faster in one thread, and do not stand still where the cores have other work."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,9 @@ def test_overrides_take_toml_or_plain_text() -> None:
     assert config.data.root == "/my pictures/all"
     assert config.loop.steps == 7 and config.data.size == (64, 64) and config.loop.compile is True
     assert config.loss.kind == "nt_xent"
+    triplets = {**GOOD, "loss": {"kind": "supervised_contrastive", "temperature": 0.2}}
+    changed = read_config(triplets, ["loss.kind=all_triplets", "loss.margin=0.4"])
+    assert changed.loss.options == {"margin": 0.4}
     assert "table.key=value" in problems(GOOD, "loop.steps")[0]
 
 
