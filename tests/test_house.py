@@ -135,7 +135,7 @@ def _page(page: Path) -> object:
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
 
-@pytest.mark.parametrize("page", map(_page, PAGES))
+@pytest.mark.parametrize("page", [_page(page) for page in PAGES])
 def test_documented_commands_run(page: Path, workplace: Path, tmp_path: Path) -> None:
     """Commands in ```console blocks and ```python blocks of a page run, in order, in one folder."""
     place = Path(shutil.copytree(workplace, tmp_path / "place"))
