@@ -39,7 +39,9 @@ from lookalike.training.samplers import BalancedPairs, ClassBalanced, ExplicitTr
 Rows = npt.NDArray[np.int64]
 
 # Pictures that periodic validation asks at most: whole classes, so that the questions stay the same in kind.
-VALIDATED = 4000
+VALIDATED = 4_000
+# The same for the verdict: every picture asks against all others, so the time grows with the square.
+JUDGED = 12_000
 
 __all__ = ["Material", "ask", "base_answers", "make_network", "make_objective", "prepare"]
 
@@ -110,6 +112,8 @@ def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
     for note in notes:
         place.say(f"note: {note}")
     judged = "test" if len(parts["test"]) else "validation"
+    if len(parts[judged]) > JUDGED:
+        place.say(f"note: the verdict asks {JUDGED:,} of {len(parts[judged]):,} held-out pictures, in whole classes")
     asked = {side: _judge(config.validation, found.examples, labels, rows) for side, rows in parts.items()}
     channels = slice(None) if data.channels == 3 else slice(0, 1)
     mean, std = (torch.tensor(values[channels]).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
@@ -121,8 +125,8 @@ def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
         draw,
         mean,
         std,
-        _fewer(asked["validation"]),
-        asked[judged],
+        _fewer(asked["validation"], VALIDATED),
+        _fewer(asked[judged], JUDGED),
         judged,
         classes,
     )
@@ -201,13 +205,13 @@ def _judge(table: ValidationConfig, examples: Sequence[Example], labels: Rows, r
     return Judge(rows, labels[rows], categories, makers, table.way, table.episodes)
 
 
-def _fewer(judge: Judge | None) -> Judge | None:
-    """At most `VALIDATED` pictures, in whole classes."""
-    if judge is None or len(judge.rows) <= VALIDATED:
+def _fewer(judge: Judge | None, most: int) -> Judge | None:
+    """At most `most` pictures, in whole classes."""
+    if judge is None or len(judge.rows) <= most:
         return judge
     order = np.random.default_rng(0).permutation(np.unique(judge.labels))
     sizes = np.cumsum([(judge.labels == name).sum() for name in order])
-    kept = np.isin(judge.labels, order[: max(2, int((sizes <= VALIDATED).sum()))])
+    kept = np.isin(judge.labels, order[: max(2, int((sizes <= most).sum()))])
     part = {name: None if (v := getattr(judge, name)) is None else v[kept] for name in ("categories", "makers")}
     return Judge(judge.rows[kept], judge.labels[kept], **part, way=judge.way, episodes=judge.episodes)
 

@@ -302,3 +302,18 @@ def test_data_json_says_what_became_of_the_pictures(configure: Configure, tmp_pa
     assert sum(data["pictures"].values()) == 72
     assert not folders["train"] & folders["test"] and not folders["train"] & folders["validation"]
     assert len(data["fingerprint"]) == 64
+
+
+def test_large_parts_are_asked_in_whole_classes(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More held-out pictures than can be asked: fewer classes, each with all of its pictures, and it is said."""
+    from lookalike.training import prepare
+
+    monkeypatch.setattr(prepare, "JUDGED", 13)
+    said: list[str] = []
+
+    outcome = train(configure(loop={"steps": 1}), tmp_path, say=said.append)
+
+    assert outcome.verdict is not None and outcome.verdict.ours["map_at_r"].count == 12
+    assert any("the verdict asks 13 of 18 held-out pictures" in line for line in said)
