@@ -31,7 +31,7 @@ Precision = Literal["auto", "fp32"]
 # Pictures per network call (benchmarks/encode.py).
 BATCH = 16
 
-__all__ = ["BATCH", "Encoded", "Encoder", "SkippedPicture"]
+__all__ = ["BATCH", "Encoded", "Encoder", "SkippedPicture", "cores"]
 
 
 class SkippedPicture(UserWarning):
@@ -64,7 +64,7 @@ class Encoder:
         self.bundle = bundle
         self.dim = bundle.dim
         self.precision = precision
-        self.threads = threads or _cores()
+        self.threads = threads or cores()
         self._network = _Network(bundle, precision)
 
     @classmethod
@@ -183,7 +183,7 @@ class Encoder:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lookalike.encoder import cores
 from lookalike.errors import CheckpointError, TrainingError
 from lookalike.metrics import Values
 from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
@@ -46,7 +47,6 @@ from lookalike.training.machine import (
     Stopper,
     averaged,
     compiled,
-    cores,
     device_for,
     optimizer_for,
     precision_for,

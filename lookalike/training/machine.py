@@ -22,17 +22,11 @@ __all__ = [
     "Stopper",
     "averaged",
     "compiled",
-    "cores",
     "device_for",
     "optimizer_for",
     "precision_for",
     "seed_of",
 ]
-
-
-def cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seed_of(*numbers: int) -> int:
