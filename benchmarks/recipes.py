@@ -66,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results/recipes"))
+    parser.add_argument("--note", default="", help="a sentence for the page")
     options = parser.parse_args()
     rows = [row(place) for place in options.runs]
     document = {
@@ -86,6 +87,8 @@ spread between seeds is not in them. The machine did other work at times: steps 
 All numbers: [{options.out.name}.json]({options.out.name}.json).
 
 {table(rows)}
+
+{options.note}
 
 The base of each is what there was before step 0:
 
