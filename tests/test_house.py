@@ -124,8 +124,6 @@ def workplace(
         lines.append(f"{path.relative_to(top)},{path.stem},{5 * number + 9.5},{'Acme' if number % 2 else 'Ajax'}")
     (top / "products.csv").write_text("\n".join(lines) + "\n")
     draw_classes(top / "shapes")
-    things = [f"{path.relative_to(top)},{path.parent.name}" for path in sorted((top / "shapes").rglob("*.png"))]
-    (top / "things.csv").write_text("\n".join(["image,kind", *things]) + "\n")
     return top
 
 

@@ -50,8 +50,8 @@ def device_for(name: str) -> str:
 def precision_for(name: str, device: str, step: Callable[[str], None]) -> str:
     """For "auto", whichever of bf16 and fp32 takes a step faster, where the processor computes in bf16; else fp32.
 
-    Measured and not assumed: on a CPU, bfloat16 trains plain convolutions about twice as fast, and depthwise ones more
-    slowly than float32 (see DECISIONS.md).
+    Measured and not assumed: on a CPU, bfloat16 trains plain convolutions nearly twice as fast, and depthwise ones no
+    faster than float32 (see DECISIONS.md).
 
     Args:
         name: "auto", or the answer.
