@@ -2,7 +2,8 @@
 
 ::
 
-    manifest.json          schema, name, dim, preprocessing, recipe, data, metrics, thresholds, licence, hashes
+    manifest.json          schema, name, dim, preprocessing, recipe, data, metrics, thresholds, licence, hashes; and,
+                           if wanted, how a search re-ranks what it finds
     image.onnx             pixels (n, 3, height, width) float32, normalised → vectors (n, dim) float32
     weights.safetensors    the parameters under their training names; image.onnx may refer to them instead of
                            holding a second copy (ONNX external data)
@@ -28,6 +29,7 @@ from typing import Any
 
 from lookalike.errors import BundleError
 from lookalike.images import Preprocessing
+from lookalike.rerank import Reranking
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -99,7 +101,12 @@ class Bundle:
                     raise ValueError(f"file entry {name!r}")
             if graph not in manifest["files"]:
                 raise ValueError(f"graph {graph!r} is not among the files")
-            return cls(path, manifest, dim, Preprocessing.from_document(image))
+            bundle = cls(path, manifest, dim, Preprocessing.from_document(image))
+            try:
+                _ = bundle.reranking
+            except ValueError as error:
+                raise ValueError(f"search: {error}") from error
+            return bundle
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"bundle {path}: {MANIFEST} is malformed ({type(error).__name__}: {error})") from error
 
@@ -112,12 +119,18 @@ class Bundle:
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change when the vectors would: graph, weights, preprocessing.
 
-        The card, the metrics and the place on disk do not count.
+        The card, the metrics, how a search re-ranks, and the place on disk do not count.
         """
         files = self.manifest["files"]
         parts = {name: entry["sha256"] for name, entry in files.items() if not name.endswith(".md")}
         text = json.dumps([parts, self.manifest["image"], self.dim], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def reranking(self) -> Reranking:
+        """How a search with this encoder goes on after its first ranking: "search" in the manifest, off without it."""
+        document = self.manifest.get("search")
+        return Reranking() if document is None else Reranking.from_document(document)
 
     def graph_folder(self, scratch: Path) -> Path:
         """A folder that holds the graph and what it refers to: the bundle's own, or `scratch` with a zip unpacked."""

@@ -151,6 +151,13 @@ def _report(summary: Summary, total: int, seconds: float, location: str, as_json
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many answers per question.")
 @where_option
 @click.option("--min-score", type=click.FloatRange(-1, 1), help="Only answers at least this close (cosine).")
+@click.option(
+    "--rerank",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Re-rank answers as the bundle says, or order them by cosine alone.",
+)
 @click.option("--html", "sheet", metavar="FILE", help="Write a contact sheet: queries left, neighbours right.")
 @click.option("--open", "show", is_flag=True, help="Open the contact sheet in a browser.")
 @model_option
@@ -163,6 +170,7 @@ def search(
     k: int,
     conditions: tuple[str, ...],
     min_score: float | None,
+    rerank: str,
     sheet: str | None,
     show: bool,
     model: str | None,
@@ -182,7 +190,7 @@ def search(
         raise click.UsageError("give either QUERY pictures or --like/--unlike examples")
     options: dict[str, Any] = {"k": k, "where": parse_conditions(conditions), "min_score": min_score}
     answers: list[tuple[str, str | None, list[Hit]]] = []
-    with _searcher(location, model) as searcher:
+    with _searcher(location, model, rerank == "auto") as searcher:
         unread: list[ImageError] = []
         for query in queries:
             try:
@@ -484,7 +492,7 @@ def _bundle_facts(place: str) -> dict[str, Any]:
         "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
         "image": manifest["image"],
     }
-    return facts | {name: manifest[name] for name in ("thresholds", "metrics", "licence") if name in manifest}
+    return facts | {name: manifest[name] for name in ("search", "thresholds", "metrics", "licence") if name in manifest}
 
 
 def _index_facts(place: str) -> dict[str, Any]:
@@ -543,12 +551,13 @@ def _remembered(opened: Index) -> str | None:
 
 
 @contextmanager
-def _searcher(location: str, model: str | None) -> Iterator[Searcher]:
+def _searcher(location: str, model: str | None, rerank: bool) -> Iterator[Searcher]:
     from lookalike.index import open_index
+    from lookalike.rerank import Reranking
     from lookalike.search import Searcher
 
     with closing(open_index(location, read_only=True)) as opened:
-        yield Searcher(_encoder(model or _remembered(opened)), opened)
+        yield Searcher(_encoder(model or _remembered(opened)), opened, reranking=None if rerank else Reranking())
 
 
 def _fields(listed: Sequence[Row]) -> dict[str, FieldType]:

@@ -36,8 +36,41 @@ from PIL import (  # the plugins by name: Pillow's own loading of all of them, a
 
 from lookalike.errors import ImageError
 
-Picture = str | os.PathLike[str] | bytes | Image.Image
 Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A part of a picture, which is a picture itself: what somebody marked, or one of several views to learn from.
+
+    Attributes:
+        picture: the whole: a path, the bytes of a file, or an opened image.
+        box: (left, top, right, bottom) as shares of its width and height, upright, from 0 to 1.
+    """
+
+    picture: str | os.PathLike[str] | bytes | Image.Image
+    box: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            raise ValueError(f"box must be (left, top, right, bottom), shares that rise from 0 to 1, got {self.box}")
+
+    def cut(self, image: Image.Image) -> Image.Image:
+        """That part of the whole, at least a pixel wide and high."""
+        left, top, right, bottom = self.box
+        x, y = min(round(left * image.width), image.width - 1), min(round(top * image.height), image.height - 1)
+        return image.crop((x, y, max(x + 1, round(right * image.width)), max(y + 1, round(bottom * image.height))))
+
+    def needed(self, at_least: tuple[int, int] | None) -> tuple[int, int] | None:
+        """What the whole must be reduced to at least, so that the part is."""
+        if at_least is None:
+            return None
+        left, top, right, bottom = self.box
+        return math.ceil(at_least[0] / (bottom - top)), math.ceil(at_least[1] / (right - left))
+
+
+Picture = str | os.PathLike[str] | bytes | Image.Image | Region
 
 __all__ = [
     "EXTENSIONS",
@@ -45,6 +78,7 @@ __all__ = [
     "Picture",
     "Pixels",
     "Preprocessing",
+    "Region",
     "facts",
     "looks_like_picture",
     "read",
@@ -115,7 +149,7 @@ def read(picture: Picture, at_least: tuple[int, int] | None = None, *, name: str
     """Read a picture as an upright RGB image; the first frame of an animation; transparency over white.
 
     Args:
-        picture: a path, the bytes of a file, or an opened `PIL.Image.Image` (which is left as it is).
+        picture: a path, the bytes of a file, an opened `PIL.Image.Image` (which is left as it is), or a `Region`.
         at_least: (height, width) in pixels the caller will reduce the picture to. A larger JPEG is then decoded at a
             reduced scale, up to five times faster; its sides stay at least twice as long.
         name: what errors call the picture; by default its path.
@@ -126,6 +160,8 @@ def read(picture: Picture, at_least: tuple[int, int] | None = None, *, name: str
     Raises:
         ImageError: missing, unreadable, not a regular file, not a picture, truncated, or too large to decode safely.
     """
+    if isinstance(picture, Region):
+        return picture.cut(read(picture.picture, picture.needed(at_least), name=name))
     if isinstance(picture, Image.Image):
         ready = _guarded(name or "<picture>", lambda: _rgb(picture, at_least))
         return picture.copy() if ready is picture else ready

@@ -94,6 +94,7 @@ def labelled(
     Args:
         root: a folder of pictures, or a CSV file with one picture per row (see `lookalike.catalogue.rows`).
         labels: where the labels are.
+            "none": nothing is known; each picture is a class of its own, whose label is its path.
             "folders": the class of a picture is the folder that holds it, and its label is that folder's path below
             `root`. Where classes lie in several folders, as ``alphabet/character/picture.png``, the outer folder is
             their category; folders that hold everything carry no meaning.
@@ -108,6 +109,8 @@ def labelled(
             two classes, of which nothing can be learned.
     """
     place, source = os.fspath(root), os.fspath(labels)
+    if source == "none" and category is None:
+        return _unlabelled(place)
     if _is_csv(place):
         found = _by_column(place, source, category)
     elif category is not None:
@@ -118,10 +121,22 @@ def labelled(
         found = _by_list(place, source)
     else:
         raise CatalogueError(
-            f"labels {shown(source)}: of the folder {shown(place)}, labels are 'folders' or a CSV file of pairs or "
-            "triplets; a column name needs a CSV file in place of the folder"
+            f"labels {shown(source)}: of the folder {shown(place)}, labels are 'folders', 'none', or a CSV file of "
+            "pairs or triplets; a column name needs a CSV file in place of the folder"
         )
     return _checked(found, place)
+
+
+def _unlabelled(root: str) -> Labelled:
+    """Every picture as a class of its own."""
+    if _is_csv(root):
+        table = read_table(root)
+        listed = {name: _side(table, number, cells) for number, name, cells in _pictures(table)}
+    else:
+        listed = {row.path: "" for row in rows([root])}
+    if len(listed) < 2:
+        raise CatalogueError(f"{shown(root)} holds {_count(len(listed), 'picture')}: learning needs at least two")
+    return Labelled([Example(path, shown(path), split=side) for path, side in listed.items()])
 
 
 def _is_csv(path: str) -> bool:

@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 
-def recall_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None) -> Values:
+def recall_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None, scores: Any = None) -> Values:
     """1.0 where at least one of the `k` nearest pictures is relevant, else 0.0 ("R@k" of the retrieval papers).
 
     Args:
@@ -59,6 +59,8 @@ def recall_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None) -> Va
         k: how many neighbours to look at, at least 1.
         groups: (n,) or None; pictures of the query's group are left out of its gallery. Without groups, only the
             query itself is left out.
+        scores: (n, n) or None; how alike each query finds each picture, where that is not the cosine of their vectors
+            (re-ranking).
 
     Returns:
         (n,) float64; NaN for a query without any relevant picture.
@@ -67,19 +69,19 @@ def recall_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None) -> Va
         ShapeError: the lengths differ, or a row of `vectors` has no direction.
     """
     _check_k(k)
-    return _per_query(vectors, labels, groups, lambda line: float(line.nearest(k).any()))
+    return _per_query(vectors, labels, groups, scores, lambda line: float(line.nearest(k).any()))
 
 
-def precision_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None) -> Values:
+def precision_at_k(vectors: Any, labels: Any, k: int = 1, groups: Any = None, scores: Any = None) -> Values:
     """Share of relevant pictures among the `k` nearest. A query with fewer than k relevant ones cannot reach 1.
 
     Arguments, result and errors as for `recall_at_k`.
     """
     _check_k(k)
-    return _per_query(vectors, labels, groups, lambda line: float(line.nearest(k).sum()) / k)
+    return _per_query(vectors, labels, groups, scores, lambda line: float(line.nearest(k).sum()) / k)
 
 
-def average_precision_at_r(vectors: Any, labels: Any, groups: Any = None) -> Values:
+def average_precision_at_r(vectors: Any, labels: Any, groups: Any = None, scores: Any = None) -> Values:
     """MAP@R before its mean: precision at the rank of each relevant picture among the first R, summed, over R.
 
     R is the number of pictures relevant to the query. 1.0 means that all of them come first; unlike plain R-Precision
@@ -93,18 +95,18 @@ def average_precision_at_r(vectors: Any, labels: Any, groups: Any = None) -> Val
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
         return float((precision * hits).sum()) / line.total
 
-    return _per_query(vectors, labels, groups, measure)
+    return _per_query(vectors, labels, groups, scores, measure)
 
 
-def reciprocal_rank(vectors: Any, labels: Any, groups: Any = None) -> Values:
+def reciprocal_rank(vectors: Any, labels: Any, groups: Any = None, scores: Any = None) -> Values:
     """1 / rank of the first relevant picture; the mean over queries is MRR.
 
     Arguments, result and errors as for `recall_at_k`.
     """
-    return _per_query(vectors, labels, groups, lambda line: 1.0 / line.first())
+    return _per_query(vectors, labels, groups, scores, lambda line: 1.0 / line.first())
 
 
-def triplet_accuracy(vectors: Any, labels: Any, groups: Any = None) -> Values:
+def triplet_accuracy(vectors: Any, labels: Any, groups: Any = None, scores: Any = None) -> Values:
     """Share of the triplets (query, relevant, irrelevant) in which the relevant picture is the nearer one.
 
     All triplets of each query are counted, not a sample: the share is the area under the query's ROC curve. A tie
@@ -119,7 +121,7 @@ def triplet_accuracy(vectors: Any, labels: Any, groups: Any = None) -> Values:
             float(np.searchsorted(others, line.scores[line.relevant]).mean() / len(others)) if len(others) else np.nan
         )
 
-    return _per_query(vectors, labels, groups, measure)
+    return _per_query(vectors, labels, groups, scores, measure)
 
 
 def one_shot(
@@ -294,19 +296,22 @@ def _check_k(k: int) -> None:
         raise ValueError(f"k must be at least 1, got {k}")
 
 
-def _per_query(vectors: Any, labels: Any, groups: Any, measure: Callable[[_Line], float]) -> Values:
-    values = [measure(line) if line.total else np.nan for line in _lines(vectors, labels, groups)]
+def _per_query(vectors: Any, labels: Any, groups: Any, scores: Any, measure: Callable[[_Line], float]) -> Values:
+    values = [measure(line) if line.total else np.nan for line in _lines(vectors, labels, groups, scores)]
     return np.array(values, dtype=np.float64)
 
 
-def _lines(vectors: Any, labels: Any, groups: Any) -> Iterator[_Line]:
+def _lines(vectors: Any, labels: Any, groups: Any, given: Any) -> Iterator[_Line]:
     """The gallery of every query, scored for a block of queries at a time: memory is bounded by `BLOCK_CELLS`."""
     rows: Vectors = unit(vectors)
     label = _numbers(labels, len(rows), "labels")
     group = np.arange(len(rows)) if groups is None else _numbers(groups, len(rows), "groups")
+    if given is not None and np.shape(given) != (len(rows), len(rows)):
+        raise ShapeError(f"scores must have shape ({len(rows)}, {len(rows)}), got {np.shape(given)}")
     step = max(1, BLOCK_CELLS // max(1, len(rows)))
     for start in range(0, len(rows), step):
-        scores = rows[start : start + step] @ rows.T
+        part = slice(start, start + step)
+        scores = rows[part] @ rows.T if given is None else np.asarray(given[part], dtype=np.float32)
         for query, line in enumerate(scores, start):
             gallery = group != group[query]
             gallery[query] = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,17 @@ from lookalike.encoder import Encoder
 from lookalike.errors import QueryError
 from lookalike.images import Picture, read_bytes
 from lookalike.index.base import Hit, Index, Item, Where
+from lookalike.rerank import Reranking, expanded, k_reciprocal
 from lookalike.vectors import Vectors, unit
 
 __all__ = ["Searcher", "near_duplicates"]
 
 # Rocchio's weights: liked examples pull with 1, disliked ones push with a half, so that they refine and do not rule.
 DISLIKED_WEIGHT = 0.5
+# So many of the nearest are re-ranked among themselves by the neighbours they share.
+RERANKED = 100
+# From this cosine on an item is the query itself, encoded once more: re-ranking does not put it behind others.
+ITSELF = 0.999
 
 
 class Searcher:
@@ -34,18 +41,26 @@ class Searcher:
     * ``distinct``: files with identical content are folded into the one with the smallest key; the others are named
       in `Hit.copies`. On by default.
 
+    Where the bundle asks for re-ranking, questions by picture, vector and key answer in its order: the query is moved
+    towards its nearest neighbours and asked again, or the 100 nearest are ordered by the neighbours they share.
+    Neighbours are those that `where`, `distinct` and the question allow. A score is the cosine with the query as it
+    was asked all the same, so scores need not fall from one answer to the next; an indexed picture still comes first,
+    with score 1. Examples are answered by cosine alone: their query has been put together by hand.
+
     Args:
         encoder: the encoder that filled the index.
         index: where to look.
+        reranking: instead of what the bundle says; `Reranking()` is off.
 
     Raises:
         EncoderMismatch: the index was filled by another encoder.
     """
 
-    def __init__(self, encoder: Encoder, index: Index) -> None:
+    def __init__(self, encoder: Encoder, index: Index, *, reranking: Reranking | None = None) -> None:
         encoder.check(index.meta, index.location)
         self.encoder = encoder
         self.index = index
+        self.reranking = encoder.bundle.reranking if reranking is None else reranking
 
     def by_picture(self, picture: Picture, k: int = 10, **options: Any) -> list[Hit]:
         """Items that look like a picture: a path, the bytes of a file, or a `PIL` image. An indexed one comes first.
@@ -115,7 +130,7 @@ class Searcher:
             query, marks = query - DISLIKED_WEIGHT * push.mean(axis=0), marks | disliked_marks
         if not np.linalg.norm(query) > 1e-6:
             raise QueryError("liked and disliked examples cancel out: leave one of them out")
-        return self._nearest(query, k, where, min_score, distinct, hidden=marks)
+        return self._nearest(query, k, where, min_score, distinct, hidden=marks, reranking=Reranking())
 
     def _examples(self, examples: Sequence[Picture]) -> tuple[Vectors, frozenset[str]]:
         """Vectors (n, dim) of examples, and the marks (keys, content hashes) by which to leave them out."""
@@ -151,12 +166,66 @@ class Searcher:
         min_score: float | None,
         distinct: bool,
         hidden: frozenset[str],
+        reranking: Reranking | None = None,
     ) -> list[Hit]:
-        """Ask for more and more until `k` hits are left after hiding and folding, or the index has no more."""
+        """The answers to one question, re-ranked as `reranking` or else the searcher says."""
         query = unit(vector, self.index.dim, "the query")
         if k < 1:
             raise QueryError(f"k must be at least 1, got {k}")
-        wanted = k + len(hidden)
+        closest = partial(self._closest, where=where, distinct=distinct, hidden=hidden)
+        chosen = self.reranking if reranking is None else reranking
+        if not chosen:
+            return closest(query, k, min_score=min_score)
+        return self._reranked(query, k, -1.0 if min_score is None else min_score, closest, chosen)
+
+    def _reranked(
+        self, query: Vectors, k: int, least: float, closest: Callable[[Vectors, int], list[Hit]], chosen: Reranking
+    ) -> list[Hit]:
+        """Order what is `closest` anew; the first `k` whose cosine with `query` (1, dim) is at least `least`."""
+        asked = query
+        first: list[Hit] = []
+        if chosen.expansion:
+            first, vectors = self._scored(query, closest(query, chosen.expansion))
+            scores = [[hit.score for hit in first]]
+            asked = expanded(query, vectors[None], scores, count=chosen.expansion, alpha=chosen.alpha)
+        # An angle is no longer than the way round: behind this cosine with what is asked, nothing reaches `least`.
+        # (Small angles are known to half a thousandth only: float32 rounds cosines near 1.)
+        turned = math.acos(_cosine(asked[0], query[0])) + math.acos(min(max(least, -1.0), 1.0))
+        floor = math.cos(min(turned, math.pi)) - 1e-3
+        wanted = max(k, RERANKED) if chosen.k1 else k
+        while True:
+            found = closest(asked, wanted)
+            hits, vectors = self._scored(query, found)
+            if sum(hit.score >= least for hit in hits) >= k or len(found) < wanted or found[-1].score < floor:
+                break
+            wanted *= 2
+        if chosen.k1 and hits:
+            [alike] = k_reciprocal(asked, vectors[:RERANKED], k1=chosen.k1, k2=chosen.k2, weight=chosen.weight)
+            hits[:RERANKED] = [hits[place] for place in np.argsort(-alike, kind="stable")]
+        # Moved away from the query, the search may even have lost the query's own picture.
+        there = {key for hit in hits for key in (hit.key, *hit.copies)}
+        hits += [hit for hit in first if hit.key not in there and hit.score >= ITSELF]
+        hits.sort(key=lambda hit: (-hit.score, hit.key) if hit.score >= ITSELF else (0.0, ""))
+        return [hit for hit in hits if hit.score >= least][:k]
+
+    def _scored(self, query: Vectors, hits: Sequence[Hit]) -> tuple[list[Hit], Vectors]:
+        """Hits with their cosine to `query` (1, dim) as the score, and their vectors (n, dim)."""
+        items = self.index.get([hit.key for hit in hits]) if hits else []
+        there = [(hit, _vector(item)) for hit, item in zip(hits, items, strict=True) if item is not None]
+        scored = [replace(hit, score=_cosine(vector, query[0])) for hit, vector in there]
+        return scored, np.array([vector for _, vector in there], np.float32).reshape(-1, self.index.dim)
+
+    def _closest(
+        self,
+        query: Vectors,
+        k: int,
+        where: Where | None,
+        distinct: bool,
+        hidden: frozenset[str],
+        min_score: float | None = None,
+    ) -> list[Hit]:
+        """Ask for more and more until `k` hits are left after hiding and folding, or the index has no more."""
+        wanted = k + 1 + len(hidden)
         while True:
             found = self.index.search(query, wanted, where)[0]
             close = [hit for hit in found if min_score is None or hit.score >= min_score]
@@ -166,6 +235,11 @@ class Searcher:
             if len(kept) > k or len(found) < wanted or len(close) < len(found):
                 return kept[:k]
             wanted *= 2
+
+
+def _cosine(left: Vectors, right: Vectors) -> float:
+    """Of two unit vectors (dim,), summed in float64 as the exact index does."""
+    return float(np.clip((left.astype(np.float64) * right).sum(), -1.0, 1.0))
 
 
 def _vector(item: Item) -> Vectors:

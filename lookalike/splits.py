@@ -37,7 +37,7 @@ _PARTNERS = 64  # near-duplicates looked at per picture: thousands of one empty 
 _DRAWS = 64  # random divisions of which the one nearest to the wanted shares is taken
 _FEW = 2_000  # units up to which that is worth the trouble
 
-__all__ = ["CORRELATION", "DIFFERENCE", "THUMBNAIL", "Leak", "leaks", "split", "summary", "thumbnails"]
+__all__ = ["CORRELATION", "DIFFERENCE", "THUMBNAIL", "Leak", "duplicates", "leaks", "split", "summary", "thumbnails"]
 
 
 def split(
@@ -206,6 +206,31 @@ def leaks(
     near = () if pixels is None else _near_pairs(thumbnails(pixels, rows), ranks)
     pairs = dict.fromkeys(near, "near-duplicate") | dict.fromkeys(_same_files(examples, ranks), "same file")
     return _Settlement(examples, np.asarray(sides), by).settle(sorted(pairs.items()))
+
+
+def duplicates(pixels: Pixels, rows: Any = None) -> Numbers:
+    """Which pictures are one, by their near-duplicates: (n,) int64, equal numbers for pictures that hang together.
+
+    Args:
+        pixels: (m, h, w, c) uint8, the pictures at one size; may be a memory map.
+        rows: (n,) which of them; by default all.
+
+    Returns:
+        The position of the first picture of each group. The work grows with the square of the pictures.
+    """
+    small = thumbnails(pixels, rows)
+    parent = np.arange(len(small))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = int(parent[row])
+        return row
+
+    for one, other in _near_pairs(small, np.ones(len(small), dtype=np.int64)):
+        first, second = sorted((root(one), root(other)))
+        parent[second] = first
+    return np.array([root(row) for row in range(len(small))], dtype=np.int64)
 
 
 def summary(found: Sequence[Leak]) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from lookalike.bundle import Bundle, default_path, write_bundle
 from lookalike.encoder import Encoder
 from lookalike.errors import BundleError
+from lookalike.rerank import Reranking
 
 TINY = Path(__file__).parent / "data" / "tiny"
 
@@ -74,6 +75,10 @@ def test_an_altered_file_is_refused(copy: Path) -> None:
         ({"image": {"graph": "image.onnx", "size": [32, 32], "colour": "bgr"}}, "malformed"),
         ({"image": {"graph": "image.onnx", "size": [0, 32]}}, "size must be"),
         ({"image": {"graph": "other.onnx", "size": [32, 32]}}, "not among the files"),
+        ({"search": {"expansion": -1}}, "search: expansion must be"),
+        ({"search": {"k1": 20, "lambda": 0.3}}, "search: .* got lambda"),
+        ({"search": [20, 6]}, "search: .* must be an object"),
+        ({"search": False}, "search: .* must be an object"),
         ({"files": {"../image.onnx": {"sha256": "0"}}}, "malformed"),
         ({"files": []}, "malformed"),
     ],
@@ -84,6 +89,17 @@ def test_a_malformed_manifest_is_refused(copy: Path, changes: dict[str, object],
 
     with pytest.raises(BundleError, match=message):
         Bundle.load(copy)
+
+
+def test_a_bundle_may_say_how_to_re_rank(copy: Path) -> None:
+    """Without a word nothing is re-ranked, as in bundles before it; with one, what is missing has its default."""
+    assert not Bundle.load(copy).reranking
+    edit(copy, search=None)
+    assert not Bundle.load(copy).reranking
+    edit(copy, search={"expansion": 5, "k1": 20})
+
+    assert Bundle.load(copy).reranking == Reranking(expansion=5, alpha=3.0, k1=20, k2=6, weight=0.3)
+    assert Bundle.load(copy).fingerprint == Bundle.load(TINY).fingerprint
 
 
 def test_what_is_not_a_bundle_says_so(tmp_path: Path) -> None:

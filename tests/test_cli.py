@@ -107,6 +107,25 @@ def test_search_narrows(folder: Path, index: str, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_search_re_ranks_as_the_bundle_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default the order is the bundle's, with --rerank off that of the scores; the scores are the same cosines."""
+    bundle, location = Path(shutil.copytree(TINY, folder.parent / "bundle")), str(folder.parent / "the.index")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "search": {"expansion": 5, "alpha": 0}}))
+    main(["index", str(folder), "--to", location, "--model", str(bundle)])
+    capsys.readouterr()
+    answers = []
+    for options in ([], ["--rerank", "auto"], ["--rerank", "off"]):
+        main(["search", location, str(folder / "shoes" / "3.png"), *options])
+        answers.append(capsys.readouterr().out.splitlines())
+
+    assert answers[0] == answers[1] != answers[2]
+    assert sorted(answers[0], reverse=True) == sorted(answers[2], reverse=True)
+    assert answers[0][0] == answers[2][0] == f" 1.000  {folder / 'shoes' / '3.png'}"
+    scores = [float(line.split()[0]) for line in answers[2]]
+    assert scores == sorted(scores, reverse=True)
+
+
 def test_an_unreadable_query_does_not_cost_the_other_answers(
     folder: Path, index: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

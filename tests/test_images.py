@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from lookalike import images
 from lookalike.bundle import MANIFEST, default_path
 from lookalike.errors import ImageError
-from lookalike.images import Preprocessing, facts, looks_like_picture, read, read_bytes, shown
+from lookalike.images import Preprocessing, Region, facts, looks_like_picture, read, read_bytes, shown
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 ORIENTATION = 0x0112
@@ -710,3 +710,39 @@ def test_document_without_size():
     """A document must say the size."""
     with pytest.raises(TypeError):
         Preprocessing.from_document({"fit": "squash"})
+
+
+# ── regions ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_region_is_read_like_the_part_cut_by_hand(photographs):
+    """The same pixels, from a path, bytes and an image; upright first; and fit like any picture."""
+    whole = read(photographs[0])
+    box = (0.25, 0.1, 0.75, 0.6)
+    wanted = whole.crop(tuple(round(s * n) for s, n in zip(box, (*whole.size, *whole.size), strict=True)))
+    for picture in (photographs[0], photographs[0].read_bytes(), whole):
+        assert read(Region(picture, box)).tobytes() == wanted.tobytes()
+    fitted = Preprocessing(size=(32, 32)).load(Region(photographs[0], box))
+    by_hand = Preprocessing(size=(32, 32)).load(wanted)
+    assert np.abs(fitted.astype(int) - by_hand).mean() < 4, "decoded at a reduced scale"
+
+
+def test_a_small_region_keeps_enough_pixels(tmp_path):
+    """A JPEG is reduced for the part, not for the whole."""
+    Image.effect_noise((2000, 1500), 60).convert("RGB").save(tmp_path / "a.jpg")
+    part = read(Region(tmp_path / "a.jpg", (0.4, 0.4, 0.5, 0.5)), at_least=(64, 64))
+    assert min(part.size) >= 64
+    assert read(Region(tmp_path / "a.jpg", (0.9999, 0.9999, 1, 1))).size == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 0, 1), (0.5, 0, 0.4, 1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1), (0, float("nan"), 1, 1)]
+)
+def test_a_region_must_lie_in_the_picture(box):
+    with pytest.raises(ValueError, match="shares that rise"):
+        Region("a.jpg", box)
+
+
+def test_an_unreadable_region_names_its_file(tmp_path):
+    with pytest.raises(ImageError, match=r"gone\.jpg"):
+        read(Region(tmp_path / "gone.jpg", (0, 0, 1, 1)))

@@ -290,3 +290,23 @@ def test_keep_renumbers(pictures):
 
     assert [Path(example.path).stem for example in kept.examples] == ["d", "b", "a"]
     assert names(kept, 2) == [["a", "b", 1], ["b", "d", 0], ["a", "d", 0]]
+
+
+# ── no labels ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_without_labels_each_picture_is_its_own_class(tmp_path):
+    top = plant(tmp_path / "pictures", "a/1.jpg", "a/2.jpg", "3.jpg")
+    found = labelled(top, "none")
+    assert sorted(Path(e.path).name for e in found.examples) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert len({e.label for e in found.examples}) == 3
+    table = write(tmp_path / "list.csv", "picture,split", "pictures/3.jpg,train", "pictures/a/1.jpg,test")
+    assert [(Path(e.path).name, e.split) for e in labelled(table, "none").examples] == [
+        ("3.jpg", "train"),
+        ("1.jpg", "test"),
+    ]
+
+
+def test_one_picture_teaches_nothing(tmp_path):
+    with pytest.raises(CatalogueError, match="at least two"):
+        labelled(plant(tmp_path / "pictures", "1.jpg"), "none")

@@ -246,3 +246,18 @@ def test_one_shot_is_the_same_for_equal_seeds_and_says_what_is_missing() -> None
     assert (first != other).any()
     with pytest.raises(ShapeError, match="lower the number of ways"):
         one_shot(vectors, label, categories=alphabet, way=7)
+
+
+def test_scores_may_take_the_place_of_cosines():
+    """The cosines themselves change nothing; other scores rank as they say; the shape is checked."""
+    dice = np.random.default_rng(6)
+    rows, labels = dice.normal(size=(30, 6)).astype(np.float32), dice.integers(0, 5, 30)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scores = rows @ rows.T
+    for measure in (average_precision_at_r, triplet_accuracy, reciprocal_rank, recall_at_k, precision_at_k):
+        np.testing.assert_array_equal(measure(rows, labels, scores=scores), measure(rows, labels))
+        perfect = measure(rows, labels, scores=(labels[:, None] == labels).astype(float))
+        if measure is not precision_at_k:
+            assert np.nanmin(perfect) == 1
+    with pytest.raises(ShapeError, match=r"\(30, 30\)"):
+        recall_at_k(rows, labels, scores=scores[:3])

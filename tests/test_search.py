@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from lookalike.errors import EncoderMismatch, ImageError, QueryError, ShapeError
 from lookalike.index import open_index
 from lookalike.index.base import Index
 from lookalike.indexing import update_index
+from lookalike.rerank import Reranking
 from lookalike.search import Searcher, near_duplicates
 
 
@@ -152,6 +155,145 @@ def test_impossible_questions_are_errors(searcher: Searcher, folder: Path) -> No
         searcher.by_picture(folder / "hats" / "3.png", where={"price": {"between": [1, 2]}})
     with pytest.raises(ImageError):
         searcher.by_picture(b"no picture")
+
+
+BOTH = Reranking(expansion=4, k1=5, k2=3)
+EXPANDED = Reranking(expansion=3, alpha=1)
+SHARED = Reranking(k1=2, k2=1)
+
+
+def on_a_circle(**degrees: float) -> Index:
+    """An index of the plane's directions."""
+    angles = np.radians(list(degrees.values()))
+    index = open_index(":memory:", dim=2, meta={})
+    payloads = [{"side": "left" if degree > 0 else "right"} for degree in degrees.values()]
+    index.add(list(degrees), np.column_stack([np.cos(angles), np.sin(angles)]), payloads)
+    return index
+
+
+def in_clusters(count: int = 300) -> tuple[Index, np.ndarray]:
+    """An index of vectors around some centres, under the keys 000, 001, …"""
+    dice = np.random.default_rng(0)
+    vectors = 0.5 * dice.normal(size=(count, 6)) + dice.normal(size=(12, 6))[dice.integers(12, size=count)]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    index = open_index(":memory:", dim=6, meta={})
+    index.add([f"{i:03}" for i in range(count)], vectors, [{"even": i % 2 == 0} for i in range(count)])
+    return index, vectors
+
+
+def test_the_query_moves_towards_its_neighbours(tiny: Encoder) -> None:
+    """What lies behind the neighbours comes before what is as near on the other side; scores remain cosines."""
+    index, query = on_a_circle(a=20, b=22, c=24, d=30, x=-26, y=-60), np.array([1.0, 0.0])
+
+    plain = Searcher(tiny, index).by_vector(query)
+    moved = Searcher(tiny, index, reranking=EXPANDED).by_vector(query)
+
+    assert [hit.key for hit in plain] == list("abcxdy")
+    assert [hit.key for hit in moved] == list("abcdxy")
+    assert {hit.key: hit.score for hit in moved} == pytest.approx({hit.key: hit.score for hit in plain}, abs=1e-6)
+    assert [hit.payload for hit in moved] == [item.payload for item in index.get(list("abcdxy"))]
+
+
+def test_answers_are_ordered_by_the_neighbours_they_share(tiny: Encoder) -> None:
+    """c, which looks like b, which looks like the query, comes before x, which is nearer but keeps other company."""
+    index, query = on_a_circle(b=19, c=40, x=-35, y=-50, z=-60), np.array([1.0, 0.0])
+
+    plain = Searcher(tiny, index).by_vector(query)
+    shared = Searcher(tiny, index, reranking=SHARED).by_vector(query)
+
+    assert [hit.key for hit in plain] == list("bxcyz")
+    assert [hit.key for hit in shared] == list("bcxyz")
+    assert shared[2].score == pytest.approx(np.cos(np.radians(35)))
+    assert [hit.key for hit in Searcher(tiny, index, reranking=SHARED).by_vector(query, 2)] == ["b", "c"]
+
+
+@pytest.mark.parametrize("reranking", [EXPANDED, SHARED, BOTH])
+def test_an_indexed_picture_finds_itself_first_whatever_its_neighbours(tiny: Encoder, reranking: Reranking) -> None:
+    """Each vector of the index, one lonely beside a crowd among them, comes first with score 1."""
+    index, vectors = in_clusters()
+    crowd = np.array([[0.0, 1, 0, 0, 0, 0]]) + 0.01 * np.random.default_rng(1).normal(size=(20, 6))
+    index.add(["lonely", *(f"crowd {i}" for i in range(20))], np.vstack([[0.6, 0.8, 0, 0, 0, 0], crowd]))
+    searcher = Searcher(tiny, index, reranking=reranking)
+
+    for key, vector in [("lonely", np.array([0.6, 0.8, 0, 0, 0, 0])), *((f"{i:03}", vectors[i]) for i in range(40))]:
+        for k in (1, 10):
+            hits = searcher.by_vector(vector, k)
+            assert (hits[0].key, len(hits)) == (key, k)
+            assert hits[0].score == pytest.approx(1, abs=1e-6)
+            assert len({hit.key for hit in hits}) == k
+
+
+@pytest.mark.parametrize("reranking", [EXPANDED, SHARED, BOTH])
+def test_re_ranked_answers_keep_to_the_question(tiny: Encoder, reranking: Reranking) -> None:
+    """where, k, min_score and by_key mean what they do without re-ranking, and nothing is found in nothing."""
+    index, vectors = in_clusters()
+    searcher, reordered = Searcher(tiny, index, reranking=reranking), 0
+
+    for query in vectors[:20]:
+        every = searcher.by_vector(query, 1000)
+        cosines = [hit.score for hit in every]
+        np.testing.assert_allclose(cosines, vectors[[int(hit.key) for hit in every]] @ query, atol=1e-6)
+        assert len(every) == 300
+        reordered += cosines != sorted(cosines, reverse=True)
+        for least in (0.99, 0.8, 0.0):
+            close = searcher.by_vector(query, 8, min_score=least)
+            assert [hit.key for hit in close] == [hit.key for hit in every if hit.score >= least][:8]
+    assert reordered
+    even = searcher.by_vector(vectors[1], 1000, where={"even": True})
+    assert sorted(hit.key for hit in even) == [f"{i:03}" for i in range(0, 300, 2)]
+    others = searcher.by_key("007", 1000)
+    assert sorted(hit.key for hit in others) == [f"{i:03}" for i in range(300) if i != 7]
+    assert searcher.by_vector(vectors[0], where={"even": "no"}) == []
+    assert Searcher(tiny, open_index(":memory:", dim=6, meta={}), reranking=reranking).by_vector(vectors[0]) == []
+
+
+def test_only_what_fits_moves_the_query(tiny: Encoder) -> None:
+    """Neighbours that the filter leaves out, and the item that is asked for by its key, do not pull."""
+    index, query = on_a_circle(a=20, b=22, c=24, d=-50, e=-60, x=-25), np.array([1.0, 0.0])
+    searcher = Searcher(tiny, index, reranking=Reranking(expansion=1, alpha=0))
+    asked: list[np.ndarray] = []
+    index.search = lambda queries, *rest, ask=index.search: asked.append(queries) or ask(queries, *rest)
+
+    searcher.by_vector(query, where={"side": "right"})
+    searcher.by_key("d")
+
+    turned = [np.degrees(np.arctan2(row[1], row[0])) for [row] in asked]
+    assert sorted({round(float(angle), 2) for angle in turned}) == [-55, -50, -12.5, 0]
+
+
+def test_copies_are_folded_before_neighbours_are_counted(searcher: Searcher, tiny: Encoder, folder: Path) -> None:
+    """A file that is there twice is one answer with its copy, re-ranked or not; pictures are questions as before."""
+    again = Searcher(tiny, searcher.index, reranking=BOTH)
+
+    hits = again.by_picture(folder / "shoes" / "same.png", 20)
+    every = again.by_picture(folder / "shoes" / "same.png", 20, distinct=False)
+
+    assert (names(hits)[0], len(hits)) == ("shoes/0", 12)
+    assert hits[0].copies == (str(folder / "shoes" / "same.png"),)
+    assert (names(every)[:2], len(every)) == (["shoes/0", "shoes/same"], 13)
+
+
+def test_without_a_word_from_the_bundle_nothing_is_re_ranked(tiny: Encoder, tmp_path: Path) -> None:
+    """Nobody looks at vectors or asks again unless the bundle says so, or the caller instead of it."""
+    index, vectors = in_clusters()
+    asked: list[str] = []
+    index.search = lambda *given, ask=index.search: asked.append("search") or ask(*given)
+    index.get = lambda keys, get=index.get: asked.append("get") or get(keys)
+    bundle = Path(shutil.copytree(tiny.bundle.path, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "search": BOTH.to_document()}))
+    wanting = Encoder.load(bundle)
+
+    def calls(encoder: Encoder, **options) -> list[str]:
+        asked.clear()
+        Searcher(encoder, index, **options).by_vector(vectors[0])
+        return list(asked)
+
+    assert calls(tiny) == calls(wanting, reranking=Reranking()) == ["search"] * len(calls(tiny))
+    assert calls(wanting) == calls(tiny, reranking=BOTH)
+    assert calls(wanting).count("get") == 2
+    by_examples = [Searcher(encoder, index).by_examples(["000", "001"]) for encoder in (tiny, wanting)]
+    assert by_examples[0] == by_examples[1]
 
 
 def test_another_encoder_is_refused_by_name(index: Index, default_encoder: Encoder) -> None:

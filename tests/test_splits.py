@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections import Counter, defaultdict
 
@@ -13,7 +14,7 @@ from lookalike import splits
 from lookalike.errors import ConfigError, ShapeError
 from lookalike.images import Preprocessing
 from lookalike.labels import Example
-from lookalike.splits import leaks, split, summary, thumbnails
+from lookalike.splits import duplicates, leaks, split, summary, thumbnails
 
 
 def made(sizes, category=lambda number: "") -> list[Example]:
@@ -315,3 +316,16 @@ def test_lengths_must_agree():
         leaks(made([2, 2]), np.array(["train"] * 3))
     with pytest.raises(ShapeError, match="one for each of 4"):
         leaks(made([2, 2]), np.array(["train"] * 4), np.zeros((5, 8, 8, 1), np.uint8))
+
+
+def test_duplicates_hang_together(photographs):
+    """The same photograph, smaller and saved anew: one group, named after its first picture; the others are alone."""
+    pre = Preprocessing(size=(48, 48))
+    plain = [pre.load(path) for path in photographs[:6]]
+    with Image.open(photographs[2]) as image:
+        small = image.convert("RGB").resize((image.width * 3 // 4, image.height * 3 // 4))
+    data = io.BytesIO()
+    small.save(data, "JPEG", quality=80)
+    pixels = np.stack([*plain, pre.load(small), pre.load(data.getvalue())])
+    assert duplicates(pixels).tolist() == [0, 1, 2, 3, 4, 5, 2, 2]
+    assert duplicates(pixels, [7, 0, 2]).tolist() == [0, 1, 0]

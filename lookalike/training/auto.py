@@ -26,6 +26,21 @@ from lookalike.training.config import TrainConfig, read_config
 # Pictures looked at to tell drawings from photographs.
 LOOKED_AT = 48
 
+# A picture taken again: what a second photograph, a screenshot or a re-upload does to it.
+AGAIN = {
+    "rotate": 25.0,
+    "scale": [0.9, 1.1],
+    "crop": [0.5, 1.0],
+    "perspective": 0.15,
+    "blur": 1.5,
+    "brightness": 0.5,
+    "contrast": 0.2,
+    "saturation": 0.2,
+    "noise": 0.04,
+    "erase": 0.5,
+    "erase_area": [0.05, 0.25],
+}
+
 __all__ = ["choose"]
 
 
@@ -49,13 +64,15 @@ def choose(
         ConfigError: overrides that do not fit.
     """
     found = labelled(root, labels, category=category)
+    if labels == "none":
+        return read_config(_unlabelled(root, len(found.examples)), overrides)
     sizes = sorted(Counter(example.label for example in found.examples).values())
     drawn = _are_drawings(found) and len(sizes) >= 200
     data: dict[str, Any] = {"root": os.fspath(root), "labels": labels, **_held_out(found, len(sizes))}
     if category is not None:
         data["category"] = category
     document: dict[str, Any] = {
-        "name": re.sub(r"[^\w.-]+", "-", Path(root).stem).strip("-") or "run",
+        "name": _name(root),
         **(_drawings() if drawn else _pictures()),
         "sampler": _sampler(found, data),
         "loss": {"kind": "supervised_contrastive", "temperature": 0.1},
@@ -67,6 +84,24 @@ def choose(
         document["loss"] = {"kind": "pair_contrastive", "margin": 0.8}
     document["data"] = {**document.get("data", {}), **data}
     return read_config(document, overrides)
+
+
+def _name(root: str | os.PathLike[str]) -> str:
+    return re.sub(r"[^\w.-]+", "-", Path(root).stem).strip("-") or "run"
+
+
+def _unlabelled(root: str | os.PathLike[str], count: int) -> dict[str, Any]:
+    """Each picture is alike with itself, seen anew; the encoder that ships goes on, and is not forgotten."""
+    return {
+        "name": _name(root),
+        "data": {"root": os.fspath(root), "labels": "none"},
+        "network": {"name": "shufflenet_v2_x1_0", "weights": "default", "dim": 128, "freeze_batch_norm": True},
+        "augment": AGAIN,
+        "sampler": {"kind": "every", "classes": int(np.clip(count // 4, 2, 64)), "pictures": 2},
+        "loss": {"kind": "nt_xent", "temperature": 0.1},
+        "optimizer": {"rate": 5e-4, "weight_decay": 0.01, "ema": 0.99},
+        "loop": {"steps": 100_000, "minutes": 10.0, "validate_every": 200},
+    }
 
 
 def _held_out(found: Labelled, classes: int) -> dict[str, Any]:

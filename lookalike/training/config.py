@@ -35,6 +35,7 @@ Count = Annotated[int, Field(ge=1)]
 Size = tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
 
 __all__ = [
+    "BaseConfig",
     "DataConfig",
     "LoopConfig",
     "LossConfig",
@@ -42,7 +43,9 @@ __all__ = [
     "MinerConfig",
     "NetworkConfig",
     "OptimizerConfig",
+    "RetrievalConfig",
     "SamplerConfig",
+    "TeacherConfig",
     "TrainConfig",
     "ValidationConfig",
     "ViewsConfig",
@@ -64,7 +67,8 @@ class DataConfig(Table):
     """A folder, or a CSV file; relative to the working folder."""
     labels: str = "folders"
     """Who is alike: "folders" (a folder per class, perhaps within super-classes), the name of a CSV column,
-    or a file of pairs (left, right, same) or triplets (anchor, positive, negative)."""
+    a file of pairs (left, right, same) or triplets (anchor, positive, negative), or "none": each picture is alike only
+    with itself and its near-duplicates, seen anew."""
     category: str | None = None
     """The CSV column of the super-class. With folders it is found."""
     split: Literal["class", "category", "picture"] = "class"
@@ -92,6 +96,13 @@ class DataConfig(Table):
     """Look for equal and nearly equal pictures on both sides of the split, and move them."""
     cache: str | None = None
     """Folder of the decoded pictures. Default: in the run folder."""
+
+
+class BaseConfig(Table):
+    """[base]: a network taught before this run, on other pictures or with labels; this run goes on from it."""
+
+    recipe: str | None = None
+    """A configuration of its own; relative to the working folder. It trains into the folder `base` of the run."""
 
 
 class NetworkConfig(Table):
@@ -127,12 +138,13 @@ class NetworkConfig(Table):
 class SamplerConfig(Table):
     """[sampler]: which pictures make a batch."""
 
-    kind: Literal["classes", "category", "pairs", "triplets"] = "classes"
-    """P classes × K pictures; the same, most often within a few super-classes; pairs 1 : 1; given triplets."""
+    kind: Literal["classes", "category", "every", "pairs", "triplets"] = "classes"
+    """P classes × K pictures; the same, most often within a few super-classes; P pictures of whatever class, each K
+    times, for data.labels = "none" and for learning from a teacher; pairs 1 : 1; given triplets."""
     classes: Annotated[int, Field(ge=2)] = 32
     """P, classes in a batch."""
-    pictures: Annotated[int, Field(ge=2)] = 4
-    """K, pictures of each class."""
+    pictures: Count = 4
+    """K, pictures of each class; with kind "every", how often a picture is in its batch, each time augmented anew."""
     categories: Count = 1
     """With kind "category": super-classes at a time."""
     share: Share = 0.7
@@ -165,6 +177,29 @@ class MinerConfig(Kind):
     kind: str = "semi_hard"
     schedule: tuple[tuple[float, str], ...] = ()
     """[[0.0, "random"], [0.3, "semi_hard"], …]: from which share of the run on which miner; takes the place of kind."""
+
+
+class TeacherConfig(Table):
+    """[teacher]: an encoder whose vectors the network shall give; besides [loss], or alone with loss.kind = "none"."""
+
+    bundles: tuple[str, ...] = ()
+    """Its bundle folder, or "default"; of several, the vectors are joined. Without, there is no teacher."""
+    weight: Positive = 1.0
+    """Of what follows, against [loss]."""
+    vectors: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of 1 - cosine between a vector and the teacher's."""
+    similarities: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the divergence between both spreads of similarity over the batch."""
+    temperature: Positive = 0.1
+    """Of these spreads."""
+    whiten: Share = 0.0
+    """The teacher's principal axes are divided by this power of their standard deviation: 0 leaves them, 1 whitens."""
+    views: Count = 1
+    """What the teacher sees of each picture: the whole, and views - 1 random regions."""
+    area: tuple[Share, Share] = (0.35, 1.0)
+    """Share of the picture that a region holds."""
+    aspect: tuple[Positive, Positive] = (0.75, 1.333)
+    """Its width to its height, in sides of the picture."""
 
 
 class MemoryConfig(Table):
@@ -236,7 +271,8 @@ class ValidationConfig(Table):
     """[validation]: how held-out pictures are asked."""
 
     select: Literal["map_at_r", "r_at_1", "triplet_accuracy", "one_shot"] = "map_at_r"
-    """The measure that chooses the checkpoint and decides the verdict."""
+    """The measure that chooses the checkpoint and decides the verdict. Without labels MAP@R is asked of altered copies,
+    of which mostly one picture is the original: it is then R@1."""
     episodes: Annotated[int, Field(ge=0)] = 0
     """One-shot episodes to ask as well; 0 is without."""
     way: Annotated[int, Field(ge=2)] = 20
@@ -261,6 +297,21 @@ class ViewsConfig(Table):
     """± share of the side."""
     shear: float = 0.0
     """± slant, as a tangent."""
+    flip: bool = False
+    """Each view once more, mirrored."""
+
+
+class RetrievalConfig(Table):
+    """[retrieval]: what is tried after training, on validation, and kept in the bundle where it helps beyond doubt."""
+
+    flip: bool = True
+    """The mean with the vector of the mirror image; at twice the work."""
+    whiten: bool = True
+    """Principal axes of the training pictures' vectors, evened out, the last ones left away."""
+    expansion: bool = True
+    """A search asks again with the query moved towards what it found first (alpha query expansion)."""
+    k_reciprocal: bool = True
+    """The first hundred hits are ordered anew by the neighbours they share with the query."""
 
 
 class TrainConfig(Table):
@@ -271,16 +322,19 @@ class TrainConfig(Table):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of everything drawn."""
     data: DataConfig = DataConfig()
+    base: BaseConfig = BaseConfig()
     network: NetworkConfig = NetworkConfig()
     augment: Augmentation = Augmentation()
     sampler: SamplerConfig = SamplerConfig()
     loss: LossConfig = LossConfig()
     miner: MinerConfig | None = None
     memory: MemoryConfig = MemoryConfig()
+    teacher: TeacherConfig = TeacherConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig = LoopConfig()
     validation: ValidationConfig = ValidationConfig()
     views: ViewsConfig = ViewsConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
 
     @property
     def pairwise(self) -> bool:
@@ -331,6 +385,10 @@ class TrainConfig(Table):
         kind, network = self.loss.kind, self.network
         checks = [
             (
+                self.base.recipe is not None and network.weights is not None,
+                "base.recipe makes the weights that this run starts from: leave network.weights out",
+            ),
+            (
                 pairs != (self.sampler.kind == "pairs") and loss is not None,
                 f"loss {kind!r} {'takes' if pairs else 'does not take'} pairs, sampler.kind is {self.sampler.kind!r}: "
                 f'write sampler.kind = "{"pairs" if pairs else "classes"}"',
@@ -342,6 +400,35 @@ class TrainConfig(Table):
             (
                 self.miner is not None and loss is not None and not mined,
                 f'[miner] has nothing to do: loss {kind!r} looks at the whole batch; remove it, or take loss "triplet"',
+            ),
+            (
+                kind == "none" and not self.teacher.bundles,
+                'loss "none" learns from a teacher alone: name one in teacher.bundles, or choose another loss',
+            ),
+            (
+                bool(self.teacher.bundles) and self.teacher.vectors + self.teacher.similarities == 0,
+                "teacher.vectors and teacher.similarities are both 0: the teacher teaches nothing",
+            ),
+            (
+                bool(self.teacher.bundles) and (pairs or given),
+                f"[teacher] cannot be used with sampler.kind = {self.sampler.kind!r}",
+            ),
+            (
+                self.sampler.pictures < 2 and self.sampler.kind in ("classes", "category"),
+                "sampler.pictures must be at least 2, or a class has nothing to agree on",
+            ),
+            (
+                self.sampler.pictures < 2 and self.sampler.kind == "every" and kind != "none",
+                f"loss {kind!r} needs sampler.pictures of at least 2: a picture is alike with itself, augmented anew",
+            ),
+            (
+                self.data.labels == "none" and self.sampler.kind != "every",
+                f'data.labels = "none" knows no classes to draw, and sampler.kind is {self.sampler.kind!r}: '
+                'write sampler.kind = "every"',
+            ),
+            (
+                self.data.labels == "none" and self.validation.episodes > 0,
+                'data.labels = "none" has no classes for validation.episodes: leave it 0',
             ),
             (given and not mined, f'sampler.kind = "triplets" needs a loss over triplets, not {kind!r}'),
             (given and self.miner is not None, 'sampler.kind = "triplets" brings its triplets: remove [miner]'),
@@ -375,7 +462,7 @@ class TrainConfig(Table):
                 'validation.select = "one_shot" needs validation.episodes above 0',
             ),
             (
-                self.views.count > 1 and self.data.fit == "pad",
+                (self.views.count > 1 or self.views.flip) and self.data.fit == "pad",
                 '[views] moves the picture within its frame: data.fit = "pad" has another frame',
             ),
         ]

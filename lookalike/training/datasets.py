@@ -25,8 +25,9 @@ import numpy.typing as npt
 import torch
 
 from lookalike.errors import ImageError, TrainingError
-from lookalike.images import Pixels, Preprocessing, shown
+from lookalike.images import Pixels, Preprocessing, Region, shown
 
+Source = str | Region  # what a row is decoded from: a path, or a region of the picture there
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
@@ -35,13 +36,18 @@ _CHUNK = 16  # pictures a decoding thread takes at a time: small ones take less 
 _SPARE = 64 << 20  # bytes of the disk that stay free
 _ABANDONED = 3600.0  # seconds without a write after which a half-made cache belongs to a process that died
 
-__all__ = ["PixelCache", "Prefetcher", "cache_bytes", "luma"]
+__all__ = ["Joined", "PixelCache", "Prefetcher", "Source", "cache_bytes", "luma", "path_of"]
 
 
 def luma(pixels: Pixels) -> Pixels:
     """Brightness of RGB pixels, 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded: (…, 3) → (…, 1) uint8."""
     weighted = pixels.astype(np.uint32) @ np.array([299, 587, 114], dtype=np.uint32)
     return ((weighted + 500) // 1000).astype(np.uint8)[..., None]
+
+
+def path_of(source: Source) -> str:
+    """Where the file of a row lies."""
+    return os.fspath(source.picture) if isinstance(source, Region) else source  # type: ignore[arg-type]
 
 
 def cache_bytes(count: int, preprocessing: Preprocessing, channels: int = 3) -> int:
@@ -100,7 +106,7 @@ class PixelCache:
     @classmethod
     def build(
         cls,
-        paths: Sequence[str],
+        paths: Sequence[Source],
         preprocessing: Preprocessing,
         *,
         channels: int = 3,
@@ -115,7 +121,7 @@ class PixelCache:
         It appears whole or not at all; of two processes that make the same one, the first to finish wins.
 
         Args:
-            paths: the pictures; row i is picture i.
+            paths: the pictures, or regions of them; row i is picture i.
             preprocessing: how they are read; its mean and std do not matter here.
             channels: 3 for RGB, 1 for brightness (`luma`).
             folder: where caches are kept, made if need be; None decodes into memory.
@@ -157,18 +163,49 @@ class PixelCache:
 
     @classmethod
     def _checked(
-        cls, pixels: Pixels, errors: dict[int, str], paths: Sequence[str], home: Path | None, *, reused: bool
+        cls, pixels: Pixels, errors: dict[int, str], paths: Sequence[Source], home: Path | None, *, reused: bool
     ) -> PixelCache:
         _check_any(paths, errors)
-        failed = {row: ImageError(shown(paths[row]), reason) for row, reason in errors.items()}
+        failed = {row: ImageError(shown(path_of(paths[row])), reason) for row, reason in errors.items()}
         return cls(pixels, failed, home, reused)
 
 
-def _check_any(paths: Sequence[str], errors: dict[int, str]) -> None:
+class Joined:
+    """Several caches of pictures of one size under one numbering: the rows of the second follow those of the first.
+
+    Args:
+        caches: at least one, all of one height, width and number of channels.
+    """
+
+    def __init__(self, *caches: PixelCache) -> None:
+        self.caches = caches
+        self.starts = np.concatenate([[0], np.cumsum([len(cache) for cache in caches])])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def batch(self, rows: Any, *, channels_last: bool = False) -> torch.Tensor:
+        """As `PixelCache.batch`."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        whose = np.searchsorted(self.starts[1:-1], chosen, side="right")
+        if (whose == 0).all():
+            return self.caches[0].batch(chosen, channels_last=channels_last)
+        parts = [
+            (places, self.caches[number].batch(chosen[places] - self.starts[number], channels_last=channels_last))
+            for number in np.unique(whose)
+            if len(places := np.flatnonzero(whose == number))
+        ]
+        whole = torch.empty_like(parts[0][1][:1].expand(len(chosen), -1, -1, -1))
+        for places, pixels in parts:
+            whole[torch.from_numpy(places)] = pixels
+        return whole
+
+
+def _check_any(paths: Sequence[Source], errors: dict[int, str]) -> None:
     if len(errors) == len(paths):
         raise TrainingError(
-            f"none of {len(paths):,} pictures can be read; the first is {shown(paths[0])}: {errors[0]}; check that the "
-            "pictures are where the labels say"
+            f"none of {len(paths):,} pictures can be read; the first is {shown(path_of(paths[0]))}: {errors[0]}; "
+            "check that the pictures are where the labels say"
         )
 
 
@@ -186,11 +223,11 @@ _Chunk = list[Pixels | ImageError]
 
 
 def _decoded(
-    paths: Sequence[str], preprocessing: Preprocessing, channels: int, threads: int, progress: Progress | None
+    paths: Sequence[Source], preprocessing: Preprocessing, channels: int, threads: int, progress: Progress | None
 ) -> Iterator[Pixels | ImageError]:
     """Pixels (h, w, c) of each picture, or why there are none, in order; a bounded number of them at a time."""
 
-    def load(path: str) -> Pixels | ImageError:
+    def load(path: Source) -> Pixels | ImageError:
         try:
             pixels = preprocessing.load(path)
         except ImageError as error:
@@ -229,18 +266,22 @@ def _fill(pixels: Pixels, decoded: Iterator[Pixels | ImageError]) -> dict[int, s
 # ── the folder of a cache ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _identity(paths: Sequence[str], preprocessing: Preprocessing, channels: int) -> str:
+def _identity(paths: Sequence[Source], preprocessing: Preprocessing, channels: int) -> str:
     """Changes when the pixels could."""
     document = preprocessing.to_document()
     kept = {key: document[key] for key in ("size", "fit", "crop_ratio", "interpolation")}
     digest = hashlib.sha256(json.dumps([_VERSION, kept, channels, len(paths)]).encode())
-    for path in paths:
-        try:
-            status = os.stat(path)  # noqa: PTH116 - undecodable bytes stay
-            facts = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
-        except (OSError, ValueError):
-            facts = "\0missing\0"
-        digest.update(os.fsencode(path) + facts.encode())
+    path = facts = ""
+    for source in paths:
+        whole, box = path_of(source), f"{source.box}" if isinstance(source, Region) else ""
+        if whole != path:  # the regions of a picture stand together
+            path = whole
+            try:
+                status = os.stat(path)  # noqa: PTH116 - undecodable bytes stay
+                facts = f"\0{status.st_size}\0{status.st_mtime_ns}\0"
+            except (OSError, ValueError):
+                facts = "\0missing\0"
+        digest.update(os.fsencode(path) + facts.encode() + box.encode())
     return digest.hexdigest()[:24]
 
 
@@ -262,7 +303,7 @@ def _sweep(folder: Path) -> None:
                 shutil.rmtree(left)
 
 
-def _write(home: Path, decoded: Iterator[Pixels | ImageError], paths: Sequence[str]) -> None:
+def _write(home: Path, decoded: Iterator[Pixels | ImageError], paths: Sequence[Source]) -> None:
     """Make the folder beside its place and rename it: whoever comes second throws its own away."""
     part = Path(tempfile.mkdtemp(prefix=f".{home.name}-", suffix=".part", dir=home.parent))
     try:

@@ -9,9 +9,9 @@ with the whole batch would have.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,8 @@ from torch.distributed.nn.functional import all_gather, all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lookalike.errors import TrainingError
+
+T = TypeVar("T")
 
 __all__ = ["Group", "SharedBatchNorm", "share_batch_norm"]
 
@@ -85,6 +87,12 @@ class Group:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def once(self, make: Callable[[], T]) -> T:
+        """What `make` gives, in every process: the first one makes it, the others then find it made."""
+        made = make() if self.first else None
+        self.wait()
+        return make() if made is None else made
 
     def wait(self) -> None:
         """Go on when all processes have come here."""

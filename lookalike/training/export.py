@@ -31,8 +31,10 @@ from lookalike.errors import CatalogueError, CheckpointError, ExportError
 from lookalike.images import Picture, Preprocessing
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig, read_config
+from lookalike.training.folder import RunFolder
 from lookalike.training.networks import EmbeddingNetwork, Serving, build, defaults
 from lookalike.training.prepare import make_network
+from lookalike.training.retrieval import Retrieval
 from lookalike.vectors import Vectors
 
 # A graph whose vectors are further than this from the network's own is refused.
@@ -68,9 +70,13 @@ def export_run(
     state = load_checkpoint(kept)
     network = make_network(config, start=False)
     network.load_state_dict(state["network"])
+    retrieval = Retrieval.load(RunFolder(place, print)) or Retrieval()
+    retrieval.apply(network, config)
     data = json.loads((place / "data.json").read_text(encoding="utf-8"))
     report = _json_or_none(place / "report.json")
     manifest = _run_manifest(config, data, report, state["step"])
+    if retrieval.reranking:
+        manifest["search"] = retrieval.reranking.to_document()
     checked = (
         _pictures(pictures) if pictures is not None else _spread(data["paths"]["validation"] or data["paths"]["train"])
     )

@@ -20,8 +20,10 @@ from lookalike.metrics import (
     recall_at_k,
     triplet_accuracy,
 )
-from lookalike.training.datasets import PixelCache
-from lookalike.vectors import Vectors
+from lookalike.rerank import Reranking, expanded, k_reciprocal
+from lookalike.search import RERANKED
+from lookalike.training.datasets import Joined, PixelCache
+from lookalike.vectors import Vectors, top_k, unit
 
 Rows = npt.NDArray[np.int64]
 
@@ -36,7 +38,13 @@ __all__ = ["TITLES", "Judge", "Verdict", "embed", "means"]
 
 
 def embed(
-    network: Callable[[Any], Any], cache: PixelCache, rows: Rows, mean: Any, std: Any, device: str, batch: int = 128
+    network: Callable[[Any], Any],
+    cache: PixelCache | Joined,
+    rows: Rows,
+    mean: Any,
+    std: Any,
+    device: str,
+    batch: int = 128,
 ) -> Vectors:
     """Vectors of some pictures, in float32 and without augmentation: (n, dim) float32.
 
@@ -69,6 +77,9 @@ class Judge:
         makers: (n,) who made each, or None.
         way: classes of an episode.
         episodes: how many; 0 is without.
+        originals: (m,) or None. With it, the last m rows are altered copies of others, which are numbered here: the
+            copies alone ask, and find only what is no copy. What the copies of one picture find is averaged, since
+            they are no independent questions. Without, every picture asks all the others.
     """
 
     rows: Rows
@@ -77,14 +88,32 @@ class Judge:
     makers: npt.NDArray[Any] | None = None
     way: int = 20
     episodes: int = 0
+    originals: Rows | None = None
 
-    def ask(self, vectors: Vectors) -> dict[str, Values]:
-        """Per-query arrays by the name of the measure; "one_shot" has one number per episode."""
+    @property
+    def first(self) -> int:
+        """The first row that asks."""
+        return 0 if self.originals is None else len(self.rows) - len(self.originals)
+
+    def ask(self, vectors: Vectors, reranking: Reranking | None = None) -> dict[str, Values]:
+        """Per-query arrays by the name of the measure; "one_shot" has one number per episode.
+
+        Args:
+            vectors: (n, dim) of `rows`.
+            reranking: of the neighbours, as a search will do it; episodes know no neighbours, and do without.
+        """
+        groups = None if self.originals is None else np.arange(len(vectors)) >= self.first
+        scores = self._reranked(vectors, reranking) if reranking else None
         answers = {
-            "map_at_r": average_precision_at_r(vectors, self.labels),
-            "r_at_1": recall_at_k(vectors, self.labels),
-            "triplet_accuracy": triplet_accuracy(vectors, self.labels),
+            "map_at_r": average_precision_at_r(vectors, self.labels, groups, scores),
+            "r_at_1": recall_at_k(vectors, self.labels, groups=groups, scores=scores),
+            "triplet_accuracy": triplet_accuracy(vectors, self.labels, groups, scores),
         }
+        if self.originals is not None:
+            _, whose, count = np.unique(self.originals, return_inverse=True, return_counts=True)
+            answers = {
+                name: np.bincount(whose, weights=values[self.first :]) / count for name, values in answers.items()
+            }
         if self.episodes:
             answers["one_shot"] = one_shot(
                 vectors,
@@ -95,6 +124,25 @@ class Judge:
                 episodes=self.episodes,
             )
         return answers
+
+    def _reranked(self, vectors: Vectors, chosen: Reranking) -> Vectors:
+        """(n, n): how alike those that ask find each picture, as `Searcher` orders them."""
+        rows = unit(vectors)
+        scores: Vectors = rows @ rows.T
+        for query in range(self.first, len(rows)):
+            allowed = np.arange(len(rows)) < self.first if self.first else np.arange(len(rows)) != query
+            count = int(allowed.sum())
+            asked = rows[query : query + 1]
+            if chosen.expansion:
+                near = top_k(np.where(allowed, scores[query], -2)[None], min(chosen.expansion, count))[0]
+                cosines = scores[query, near][None]
+                asked = expanded(asked, rows[near][None], cosines, count=chosen.expansion, alpha=chosen.alpha)
+                scores[query] = (asked @ rows.T)[0]
+            if chosen.k1:
+                near = top_k(np.where(allowed, scores[query], -2)[None], min(RERANKED, count))[0]
+                [alike] = k_reciprocal(asked, rows[near], k1=chosen.k1, k2=chosen.k2, weight=chosen.weight)
+                scores[query, near] = 2 + alike  # before everything else, in their new order
+        return scores
 
 
 def means(answers: Mapping[str, Values]) -> dict[str, float]:

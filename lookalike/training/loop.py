@@ -4,12 +4,14 @@
 
     run/
       config.toml       the resolved configuration
+      base/             first stage: the run that taught the base, where [base] names a recipe
       data.json         what became of the pictures: parts, counts, leaks, fingerprint, unreadable ones
       pixels/           the decoded pictures
       base.npz          what the base answered before step 0
       metrics.jsonl     a line per report and per validation; tensorboard/ shows the same
       last.pt           everything, to go on from; best.pt: the weights that are judged and exported
       run.log           what was said
+      retrieval.json    last stage: what was tried with the vectors, and what was kept; whitening.npz with it
       report.json       the verdict and all its numbers; README.md says it in words
 
 Everything a step draws (pictures, augmentation, dropout) depends on (seed, step) alone: a run that was stopped, by
@@ -20,6 +22,7 @@ it ends by steps. One that ends by minutes depends on the clock.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import time
@@ -35,10 +38,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lookalike.encoder import cores
-from lookalike.errors import CheckpointError, TrainingError
+from lookalike.errors import CheckpointError, ConfigError, TrainingError
 from lookalike.metrics import Values
 from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
-from lookalike.training.config import TrainConfig
+from lookalike.training.config import TrainConfig, read_config
 from lookalike.training.datasets import Prefetcher
 from lookalike.training.distributed import Group, share_batch_norm
 from lookalike.training.folder import RunFolder
@@ -52,8 +55,11 @@ from lookalike.training.machine import (
     precision_for,
     seed_of,
 )
+from lookalike.training.networks import EmbeddingNetwork
 from lookalike.training.objective import Batch
 from lookalike.training.prepare import Material, ask, base_answers, make_network, make_objective, prepare
+from lookalike.training.retrieval import FILE as RETRIEVAL
+from lookalike.training.retrieval import Retrieval, choose, in_words
 from lookalike.training.watch import CollapseWatch, health
 
 # Of the minutes given, what is left for the verdict and the export.
@@ -116,15 +122,49 @@ def train(
     device = device_for(config.loop.device)
     group = Group.join(device)
     torch.set_num_threads(config.loop.threads or max(1, cores() // group.size))
-    place = RunFolder(Path(folder), say, group.first)
+    try:
+        return _trained(config, Path(folder), device, group, say, watch)
+    finally:
+        group.leave()
+
+
+def _trained(
+    config: TrainConfig,
+    folder: Path,
+    device: str,
+    group: Group,
+    say: Callable[[str], None],
+    watch: Callable[[Report], None] | None,
+) -> Outcome:
+    """The stages of one run folder, each done once."""
+    place = RunFolder(folder, say, group.first)
     try:
         if group.first:
             place.claim(config)
         group.wait()
-        return place.outcome(Outcome, Verdict) or Run(config, place, device, group, watch).go()
+        done: Outcome | None = place.outcome(Outcome, Verdict)
+        if done is not None:
+            return done
+        if config.base.recipe is not None:
+            place.say(f"stage 1 of 3, base: {config.base.recipe}")
+            _trained(_base(config), folder / "base", device, group, say, watch)
+            network = config.network.model_copy(update={"weights": str(folder / "base" / "best.pt")})
+            config = config.model_copy(update={"network": network})
+        return Run(config, place, device, group, watch).go()
     finally:
         place.close()
-        group.leave()
+
+
+def _base(config: TrainConfig) -> TrainConfig:
+    """The recipe of the first stage."""
+    recipe = read_config(str(config.base.recipe))
+    ours, theirs = config.network, recipe.network
+    if (theirs.name, theirs.options) != (ours.name, ours.options):
+        raise ConfigError(
+            [f"base.recipe trains {theirs.name} {theirs.options}, this run {ours.name} {ours.options}: "
+             "they must be the same network"]
+        )  # fmt: skip
+    return recipe
 
 
 @dataclass
@@ -195,7 +235,7 @@ class Run:
     def go(self) -> Outcome:
         """Train to the end, then give the verdict."""
         config, state = self.config.loop, self.state
-        self.place.say(self._headline())
+        self.place.say(f"stage 2 of 3, {self.config.loss.kind}: {self._headline()}")
         saved = clock = time.monotonic()
         with Stopper() as stopper, self._ahead() as ahead:
             self.network.train()
@@ -377,16 +417,18 @@ class Run:
         finally:
             served.views = views
 
-    def _served(self) -> nn.Module:
+    def _served(self) -> EmbeddingNetwork:
         """The network that is judged and exported: the average where there is one."""
         return self.network if self.average is None else self.average.module
 
     def _headline(self) -> str:
         parts = ", ".join(f"{name} {len(rows):,}" for name, rows in self.material.parts.items() if len(rows))
         count = sum(parameter.numel() for parameter in self.network.parameters())
-        begin = f"going on at step {self.state.step:,}" if self.state.step else "beginning"
+        begin = f"goes on at step {self.state.step:,}" if self.state.step else "begins"
+        source = self.config.network.weights
+        start = "from random weights" if source is None else f"from {Path(source).name}"
         return (
-            f"{begin}: {self.config.network.name}, {count / 1e6:.2f} M parameters, {parts} pictures, "
+            f"{begin} {start}: {self.config.network.name}, {count / 1e6:.2f} M parameters, {parts} pictures, "
             f"{self.device} in {self.state.precision}, {self.group.size} process{'es' if self.group.size > 1 else ''}"
         )
 
@@ -436,10 +478,13 @@ class Run:
             self._keep()
         self.group.wait()
         verdict = None
-        if self.group.first and self.material.judge is not None:
-            served = self._served()
+        served = self._served()
+        if self.group.first:
             served.load_state_dict(load_checkpoint(self.place.best)["network"])
-            answers = ask(served.eval(), self.material.judge, self.material, self.device)
+            retrieval = self._retrieval(served.eval())
+        if self.group.first and self.material.judge is not None:
+            retrieval.apply(served, self.config)
+            answers = ask(served, self.material.judge, self.material, self.device, retrieval.reranking)
             name, theirs = self.base
             verdict = Verdict.of(name, self.material.judged, self.config.validation.select, answers, theirs)
         outcome = Outcome(self.place.path, state.step, state.spent / 60, verdict)
@@ -447,6 +492,17 @@ class Run:
             self._write_report(outcome)
         self.group.wait()
         return outcome
+
+    def _retrieval(self, served: EmbeddingNetwork) -> Retrieval:
+        """The last stage, done once: how the vectors will be served."""
+        found = Retrieval.load(self.place)
+        if found is None:
+            self.place.say("stage 3 of 3, retrieval: what may be done with the vectors is tried on validation")
+            found = choose(self.config, served, self.material, self.device)
+            found.save(self.place)
+            for line in in_words(found, self.config.validation.select):
+                self.place.say(line)
+        return found
 
     def _write_report(self, outcome: Outcome) -> None:
         document = {
@@ -458,6 +514,7 @@ class Run:
             "precision": self.state.precision,
             "processes": self.group.size,
             "warnings": self.state.said,
+            "retrieval": json.loads((self.place.path / RETRIEVAL).read_text(encoding="utf-8"))["steps"],
             "verdict": None if outcome.verdict is None else outcome.verdict.document(),
         }
         self.place.finish(self.config, document)

@@ -52,6 +52,7 @@ __all__ = [
     "Loss",
     "MultiHinge",
     "NTXent",
+    "NoLoss",
     "PairContrastive",
     "PairLoss",
     "ProxyAnchor",
@@ -353,7 +354,17 @@ class AllTriplets(Loss):
 
 
 # Losses by the names a configuration calls them. Each takes plain keyword arguments.
+class NoLoss(Loss):
+    """Always zero: for a network that learns from its teacher alone."""
+
+    takes_references: ClassVar[bool] = False
+
+    def _of_batch(self, rows: torch.Tensor, labels: torch.Tensor, references: References | None) -> torch.Tensor:
+        return nothing(rows)
+
+
 LOSSES: dict[str, type[Loss]] = {
+    "none": NoLoss,
     "contrastive": Contrastive,
     "supervised_contrastive": SupervisedContrastive,
     "nt_xent": NTXent,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lookalike.training.memory import CrossBatchMemory
 from lookalike.training.miners import triplet_share
+from lookalike.training.teacher import Distillation
 
 __all__ = ["Batch", "Objective"]
 
@@ -25,18 +26,21 @@ class Batch:
         labels: (n,) int64, the class of each.
         same: (n / 2,) bool, of pairs only: whether left and right are alike.
         triplets: anchor, positive and negative as positions in the batch, where they are given and not mined.
+        targets: (n, dim) what a teacher makes of the pictures, unit length, where there is one.
     """
 
     rows: npt.NDArray[Any]
     labels: Tensor
     same: Tensor | None = None
     triplets: tuple[Tensor, Tensor, Tensor] | None = None
+    targets: Tensor | None = None
 
     def to(self, device: str) -> Batch:
         """The same with its tensors on `device`."""
         triplets = None if self.triplets is None else tuple(index.to(device) for index in self.triplets)
         same = None if self.same is None else self.same.to(device)
-        return Batch(self.rows, self.labels.to(device), same, triplets)
+        targets = None if self.targets is None else self.targets.to(device)
+        return Batch(self.rows, self.labels.to(device), same, triplets, targets)
 
 
 class Objective(nn.Module):
@@ -47,6 +51,8 @@ class Objective(nn.Module):
         miner: of `miners.MINERS`, or a `Schedule` of them; None where the loss mines nothing.
         memory: of past batches, or None.
         memory_start: share of the run after which the memory is used.
+        distillation: from the targets of a batch, or None.
+        weight: of that, against the loss.
     """
 
     def __init__(
@@ -55,12 +61,16 @@ class Objective(nn.Module):
         miner: Any = None,
         memory: CrossBatchMemory | None = None,
         memory_start: float = 0.0,
+        distillation: Distillation | None = None,
+        weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.loss = loss
         self.miner = miner
         self.memory = memory
         self.memory_start = memory_start
+        self.distillation = distillation
+        self.weight = weight
 
     @property
     def margin(self) -> float | None:
@@ -77,6 +87,8 @@ class Objective(nn.Module):
         value = self.loss(embeddings, batch.labels, triplets, references)
         if self.memory is not None and progress >= self.memory_start:
             self.memory.push(embeddings.detach(), batch.labels)
+        if self.distillation is not None and batch.targets is not None:
+            value = value + self.weight * self.distillation(embeddings, batch.targets)
         return value
 
     def active(self, embeddings: Tensor, batch: Batch, generator: torch.Generator, progress: float) -> float | None:

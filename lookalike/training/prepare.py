@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.bundle import MANIFEST
+from lookalike.distort import KINDS, write_queries
 from lookalike.encoder import Encoder
 from lookalike.errors import CheckpointError, ConfigError
+from lookalike.images import Region
 from lookalike.labels import SIDES, Example, Labelled, labelled
 from lookalike.metrics import Values
-from lookalike.splits import leaks, split, summary
+from lookalike.rerank import Reranking
+from lookalike.splits import duplicates, leaks, split, summary
 from lookalike.training.config import TrainConfig, ValidationConfig
-from lookalike.training.datasets import PixelCache
+from lookalike.training.datasets import Joined, PixelCache, Source
 from lookalike.training.distributed import Group
 from lookalike.training.folder import RunFolder
 from lookalike.training.judge import Judge, embed
@@ -34,7 +37,8 @@ from lookalike.training.memory import CrossBatchMemory
 from lookalike.training.miners import MINERS, Schedule
 from lookalike.training.networks import EmbeddingNetwork, Views, build, read_weights, small_views, weights_file
 from lookalike.training.objective import Batch, Objective
-from lookalike.training.samplers import BalancedPairs, ClassBalanced, ExplicitTriplets, WithinCategory
+from lookalike.training.samplers import BalancedPairs, ClassBalanced, EveryPicture, ExplicitTriplets, WithinCategory
+from lookalike.training.teacher import Axes, Distillation, Lessons, regions, taught
 
 Rows = npt.NDArray[np.int64]
 
@@ -42,6 +46,8 @@ Rows = npt.NDArray[np.int64]
 VALIDATED = 4_000
 # The same for the verdict: every picture asks against all others, so the time grows with the square.
 JUDGED = 12_000
+# Altered copies that ask at least, where pictures have no labels and there are so many.
+COPIES = 1_000
 
 __all__ = ["Material", "ask", "base_answers", "make_network", "make_objective", "prepare"]
 
@@ -51,8 +57,8 @@ class Material:
     """What a run works on.
 
     Attributes:
-        cache: the decoded pictures; rows are positions in `paths`.
-        paths: of every labelled picture.
+        cache: the decoded pictures; rows are positions in `paths`, and beyond them regions that a teacher has seen.
+        paths: of every picture, and of the altered copies that ask.
         labels: (n,) class of each, as numbers.
         parts: "train", "validation" and "test" → rows.
         draw: number of a batch → `Batch`, by (seed, number) alone.
@@ -64,7 +70,7 @@ class Material:
         classes: how many are trained on.
     """
 
-    cache: PixelCache
+    cache: Joined
     paths: Sequence[str]
     labels: Rows
     parts: Mapping[str, Rows]
@@ -92,15 +98,16 @@ def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
     found = labelled(data.root, data.labels, category=data.category)
     folder = Path(data.cache) if data.cache else place.path / "pixels"
 
-    def decode() -> PixelCache:
-        paths = [example.path for example in found.examples]
-        return PixelCache.build(paths, preprocessing, channels=data.channels, folder=folder, say=place.say)
+    def decoded(sources: Sequence[Source]) -> PixelCache:
+        return group.once(
+            lambda: PixelCache.build(sources, preprocessing, channels=data.channels, folder=folder, say=place.say)
+        )
 
-    cache = decode() if group.first else None
-    group.wait()  # the first process makes the cache, the others then find it
-    cache = cache or decode()
-    unread = [f"{error.path}: {error.reason}" for error in cache.errors.values()]
-    sides, notes = _sides(config, found, cache)
+    paths = [example.path for example in found.examples]
+    caches = [decoded(paths)]
+    unread = [f"{error.path}: {error.reason}" for error in caches[0].errors.values()]
+    found = _grouped(found, caches[0]) if data.labels == "none" else found
+    sides, notes = _sides(config, found, caches[0])
     labels = _numbers([example.label for example in found.examples])
     parts = {side: np.flatnonzero(sides == side) for side in SIDES}
     if unread:
@@ -113,23 +120,76 @@ def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
         place.say(f"note: {note}")
     judged = "test" if len(parts["test"]) else "validation"
     if len(parts[judged]) > JUDGED:
-        place.say(f"note: the verdict asks {JUDGED:,} of {len(parts[judged]):,} held-out pictures, in whole classes")
-    asked = {side: _judge(config.validation, found.examples, labels, rows) for side, rows in parts.items()}
+        place.say(f"note: the verdict asks {JUDGED:,} of {len(parts[judged]):,} held-out pictures")
+    asked: list[Judge | None] = []
+    for side, most in (("validation", VALIDATED), (judged, JUDGED)):
+        if data.labels == "none":
+            copies, judge = _copies(parts[side], labels, paths, most, place.path / "copies" / side, group)
+            caches += [decoded(copies)] if copies else []
+            paths += copies
+        else:
+            judge = _fewer(_judge(config.validation, found.examples, labels, parts[side]), most)
+        asked.append(judge)
+    if config.teacher.bundles:
+        train = parts["train"]
+        views, lessons = _lessons(config, [paths[row] for row in train], folder, place, group)
+        draw = _taught(draw, lessons, train, sum(map(len, caches)))
+        caches += [decoded(views)] if views else []
     channels = slice(None) if data.channels == 3 else slice(0, 1)
     mean, std = (torch.tensor(values[channels]).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return Material(
-        cache,
-        [example.path for example in found.examples],
-        labels,
-        parts,
-        draw,
-        mean,
-        std,
-        _fewer(asked["validation"], VALIDATED),
-        _fewer(asked[judged], JUDGED),
-        judged,
-        classes,
-    )
+    return Material(Joined(*caches), paths, labels, parts, draw, mean, std, asked[0], asked[1], judged, classes)
+
+
+def _grouped(found: Labelled, cache: PixelCache) -> Labelled:
+    """Near-duplicates get one label: they are never one another's negatives, and stay on one side."""
+    groups = duplicates(cache.pixels, cache.readable)
+    first = dict(zip(cache.readable.tolist(), cache.readable[groups].tolist(), strict=True))
+    examples = [
+        replace(example, label=found.examples[first.get(row, row)].label) for row, example in enumerate(found.examples)
+    ]
+    more = len(groups) - len(np.unique(groups))
+    notes = [*found.notes, f"{more:,} pictures are near-duplicates of others, and count as alike"] if more else []
+    return replace(found, examples=examples, notes=notes or found.notes)
+
+
+def _copies(
+    rows: Rows, labels: Rows, paths: Sequence[str], most: int, folder: Path, group: Group
+) -> tuple[list[str], Judge | None]:
+    """Altered copies of held-out pictures, as files, and the judge that asks with them; they will follow `paths`."""
+    if not len(rows):
+        return [], None
+    gallery = np.sort(np.random.default_rng(0).permutation(rows)[:most])
+    asking = gallery[: most // 2]
+    asking = np.repeat(asking, min(-(-COPIES // len(asking)), len(KINDS)))
+    made = group.once(lambda: write_queries([paths[row] for row in asking], folder))
+    copies = [(path, row) for path, row in zip(made, asking, strict=True) if path is not None]
+    own = np.array([row for _, row in copies], dtype=np.int64)
+    place = np.concatenate([gallery, len(paths) + np.arange(len(copies))])
+    judge = Judge(place, np.concatenate([labels[gallery], labels[own]]), originals=own)
+    return [path for path, _ in copies], judge
+
+
+def _lessons(
+    config: TrainConfig, paths: Sequence[str], folder: Path, place: RunFolder, group: Group
+) -> tuple[list[Region], Lessons]:
+    """The regions that the teacher looks at, besides the whole pictures, and what it says of all of them."""
+    table = config.teacher
+    views = regions(paths, table.views - 1, table.area, table.aspect, config.seed)
+    seen = group.once(lambda: taught(table.bundles, [*paths, *views], folder, place.say))
+    axes = Axes.of(seen[: len(paths)], config.network.dim, table.whiten)
+    place.say(f"note: {config.network.dim} axes of the teacher hold {100 * axes.kept:.1f} % of how its vectors differ")
+    return views, Lessons(torch.from_numpy(axes(seen)), table.views, config.seed)
+
+
+def _taught(draw: Callable[[int], Batch], lessons: Lessons, train: Rows, first: int) -> Callable[[int], Batch]:
+    """Batches with what the teacher says of them; the regions are rows from `first` on."""
+
+    def drawn(number: int) -> Batch:
+        batch = draw(number)
+        region, targets = lessons.look(np.searchsorted(train, batch.rows), number)
+        return replace(batch, rows=np.where(region < 0, batch.rows, first + region), targets=targets)
+
+    return drawn
 
 
 def _sides(config: TrainConfig, found: Labelled, cache: PixelCache) -> tuple[npt.NDArray[Any], list[str]]:
@@ -161,6 +221,9 @@ def _sampler(
         return Batch(train[positions], torch.from_numpy(own[positions]), **known)
 
     inside = found.keep(train)
+    if table.kind == "every":
+        every = EveryPicture(len(own), distinct=table.classes, copies=table.pictures, seed=seed)
+        return lambda number: batch(every.batch(number)), classes, []
     if table.kind == "pairs":
         pairs = BalancedPairs(own, pairs=table.pairs, seed=seed, explicit=inside.pairs)
 
@@ -212,8 +275,8 @@ def _fewer(judge: Judge | None, most: int) -> Judge | None:
     order = np.random.default_rng(0).permutation(np.unique(judge.labels))
     sizes = np.cumsum([(judge.labels == name).sum() for name in order])
     kept = np.isin(judge.labels, order[: max(2, int((sizes <= most).sum()))])
-    part = {name: None if (v := getattr(judge, name)) is None else v[kept] for name in ("categories", "makers")}
-    return Judge(judge.rows[kept], judge.labels[kept], **part, way=judge.way, episodes=judge.episodes)
+    categories, makers = (None if v is None else v[kept] for v in (judge.categories, judge.makers))
+    return Judge(judge.rows[kept], judge.labels[kept], categories, makers, judge.way, judge.episodes)
 
 
 def _write_data(
@@ -273,7 +336,7 @@ def make_network(config: TrainConfig, material: Material | None = None, *, start
         head=table.head,
         skip=table.skip,
         normalise=table.normalise,
-        views=_views(config, preprocessing.size),
+        views=views_of(config, preprocessing.size),
         seed=config.seed,
     )
     if weights is not None and not table.skip:
@@ -288,11 +351,12 @@ def make_network(config: TrainConfig, material: Material | None = None, *, start
     return network
 
 
-def _views(config: TrainConfig, size: tuple[int, int]) -> Views | None:
+def views_of(config: TrainConfig, size: tuple[int, int]) -> Views | None:
     table = config.views
-    if table.count == 1:
+    if table.count == 1 and not table.flip:
         return None
-    return Views(small_views(table.count, table.rotate, table.scale, table.shift, table.shear), size)
+    moved = small_views(table.count, table.rotate, table.scale, table.shift, table.shear, flip=table.flip)
+    return Views(moved, size)
 
 
 def take_head(network: EmbeddingNetwork, weights: str) -> bool:
@@ -325,9 +389,15 @@ def make_objective(config: TrainConfig, material: Material) -> Objective:
     options = config.loss.options | {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     memory = CrossBatchMemory(config.memory.size, dim) if config.memory.size else None
     try:
-        return Objective(kind(**options), _miner(config), memory, config.memory.start)
+        loss, taught_by = kind(**options), _distillation(config)
+        return Objective(loss, _miner(config), memory, config.memory.start, taught_by, config.teacher.weight)
     except (TypeError, ValueError) as error:
         raise ConfigError([f"loss or miner: {error}"]) from error
+
+
+def _distillation(config: TrainConfig) -> Distillation | None:
+    table = config.teacher
+    return Distillation(table.vectors, table.similarities, table.temperature) if table.bundles else None
 
 
 def _miner(config: TrainConfig) -> Any:
@@ -339,10 +409,12 @@ def _miner(config: TrainConfig) -> Any:
     return MINERS[table.kind](**table.options)
 
 
-def ask(network: nn.Module, judge: Judge, material: Material, device: str) -> dict[str, Values]:
+def ask(
+    network: nn.Module, judge: Judge, material: Material, device: str, reranking: Reranking | None = None
+) -> dict[str, Values]:
     """The answers of a network in evaluation mode to one part of the data."""
     mean, std = material.mean.to(device), material.std.to(device)
-    return judge.ask(embed(network, material.cache, judge.rows, mean, std, device))
+    return judge.ask(embed(network, material.cache, judge.rows, mean, std, device), reranking)
 
 
 def base_answers(
@@ -350,8 +422,8 @@ def base_answers(
 ) -> tuple[str, dict[str, Values]]:
     """What there was before training, asked the same questions: its name and its answers.
 
-    With given weights it is the network at step 0, or its pooled features where the head starts at random. Without,
-    it is the encoder that ships, which is what one would use instead.
+    Where the weights are a bundle's, it is that encoder. With other weights it is the network at step 0, or its pooled
+    features where the head starts at random. Without, it is the encoder that ships, which is what one would use.
     """
     if not group.first or material.judge is None:
         return "", {}
@@ -373,12 +445,15 @@ def _base(
     config: TrainConfig, material: Material, judge: Judge, network: EmbeddingNetwork, device: str
 ) -> tuple[str, dict[str, Values]]:
     table = config.network
+    paths = [material.paths[row] for row in judge.rows]
     if table.weights is None:
         encoder = Encoder.default()
-        paths = [material.paths[row] for row in judge.rows]
         return f"the encoder that ships, {encoder.name}", judge.ask(encoder.images(paths, strict=True))
-    source = table.weights if table.weights in ("default", "hub") else Path(table.weights).name
-    if table.skip or table.head == "none" or take_head(network, table.weights):
+    if table.weights == "default" or (Path(table.weights) / MANIFEST).is_file():  # as it is, with all it does
+        encoder = Encoder.default() if table.weights == "default" else Encoder.load(table.weights)
+        return f"the encoder {encoder.name}", judge.ask(encoder.images(paths, strict=True), encoder.bundle.reranking)
+    source = "hub" if table.weights == "hub" else Path(table.weights).name
+    if table.skip or table.head == "none":
         return f"{table.name} from {source}, at step 0", ask(network, judge, material, device)
     mean, std = material.mean.to(device), material.std.to(device)
     vectors = embed(network.pooled, material.cache, judge.rows, mean, std, device)

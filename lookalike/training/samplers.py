@@ -18,7 +18,7 @@ Rows = npt.NDArray[np.int64]
 # What a random stream is for; part of its seed, so that no two streams of one step are the same.
 _PASS, _PICTURES, _CATEGORY, _PAIRS = range(4)
 
-__all__ = ["BalancedPairs", "ClassBalanced", "ExplicitTriplets", "WithinCategory"]
+__all__ = ["BalancedPairs", "ClassBalanced", "EveryPicture", "ExplicitTriplets", "WithinCategory"]
 
 
 class ClassBalanced:
@@ -59,6 +59,43 @@ class ClassBalanced:
         """(P * K,) rows of one batch, the pictures of a class side by side."""
         chosen = self._classes.usable[self._passes.batch(step)]
         return self._classes.pictures(chosen, self._pictures, np.random.default_rng([self._seed, _PICTURES, step]))
+
+
+class EveryPicture:
+    """Pictures in random order, each K times in its batch, to be augmented differently each time: labels need not be.
+
+    The batch of learning without labels, where a picture is alike only with itself (Dosovitskiy et al. 2014; Chen et
+    al. 2020, "SimCLR"), and of learning from a teacher, where K is 1. All pictures come before any comes again; the
+    last batch of a pass is filled up from its beginning.
+
+    Args:
+        count: how many pictures there are.
+        distinct: different pictures in a batch.
+        copies: K.
+        seed: of everything drawn.
+
+    Attributes:
+        size: pictures in a batch.
+        batches: batches in a pass.
+
+    Raises:
+        ConfigError: fewer than `distinct` pictures.
+    """
+
+    def __init__(self, count: int, *, distinct: int, copies: int, seed: int) -> None:
+        if distinct > count:
+            raise ConfigError(
+                [f"a batch of {distinct} different pictures, but there are {count}: lower sampler.classes to {count}"],
+                "sampler",
+            )
+        self._passes = _Passes(count, distinct, seed)
+        self._copies = copies
+        self.size = distinct * copies
+        self.batches = self._passes.batches
+
+    def batch(self, step: int) -> Rows:
+        """(distinct * copies,) rows of one batch, the copies of a picture side by side."""
+        return np.repeat(self._passes.batch(step), self._copies)
 
 
 class WithinCategory:

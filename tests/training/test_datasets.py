@@ -16,9 +16,9 @@ from PIL import Image
 torch = pytest.importorskip("torch")
 
 from lookalike.errors import TrainingError  # noqa: E402
-from lookalike.images import Preprocessing  # noqa: E402
+from lookalike.images import Preprocessing, Region  # noqa: E402
 from lookalike.training import datasets  # noqa: E402
-from lookalike.training.datasets import PixelCache, Prefetcher, cache_bytes, luma  # noqa: E402
+from lookalike.training.datasets import Joined, PixelCache, Prefetcher, cache_bytes, luma  # noqa: E402
 
 SMALL = Preprocessing(size=(24, 16))
 
@@ -303,3 +303,29 @@ def test_closing_ends_the_thread():
     ahead.close()
     with pytest.raises(ValueError, match="depth must be at least 1"):
         Prefetcher(lambda step: step, depth=0)
+
+
+def test_joined_caches_are_one(photographs, tmp_path):
+    """Rows of wholes, then of regions, in any order; each the pixels of its own cache."""
+    pre = Preprocessing(size=(16, 20))
+    paths = [str(path) for path in photographs[:3]]
+    parts = [Region(path, (0.1, 0.2, 0.6, 0.9)) for path in paths[:2]]
+    whole, regions = PixelCache.build(paths, pre), PixelCache.build(parts, pre)
+    joined = Joined(whole, regions)
+    assert len(joined) == 5
+    for channels_last in (False, True):
+        batch = joined.batch([4, 0, 3, 4, 2], channels_last=channels_last)
+        wanted = [regions.pixels[1], whole.pixels[0], regions.pixels[0], regions.pixels[1], whole.pixels[2]]
+        assert np.array_equal(batch.permute(0, 2, 3, 1).numpy(), np.stack(wanted))
+        assert torch.equal(joined.batch([2, 1], channels_last=channels_last), whole.batch([2, 1]))
+    with pytest.raises(ValueError, match="no readable picture"):
+        joined.batch([5])
+
+
+def test_a_cache_of_other_regions_is_another_one(photographs, tmp_path):
+    pre = Preprocessing(size=(8, 8))
+    path = str(photographs[0])
+    one = PixelCache.build([Region(path, (0, 0, 0.5, 1))], pre, folder=tmp_path)
+    same = PixelCache.build([Region(path, (0, 0, 0.5, 1))], pre, folder=tmp_path)
+    other = PixelCache.build([Region(path, (0, 0, 0.6, 1))], pre, folder=tmp_path)
+    assert same.reused and same.path == one.path and other.path != one.path

@@ -706,7 +706,7 @@ def test_gradients_of_pairs_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(lambda x, y, *_: loss(x, y, same), (left, right, *loss.parameters()))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"none"}))
 def test_going_down_the_gradient_separates_classes(name):
     """Every loss falls, and ends with each picture nearest to the middle of its class."""
     rows, labels = class_batch()

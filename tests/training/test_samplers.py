@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lookalike.errors import ConfigError, ShapeError
-from lookalike.training.samplers import BalancedPairs, ClassBalanced, ExplicitTriplets, WithinCategory
+from lookalike.training.samplers import BalancedPairs, ClassBalanced, EveryPicture, ExplicitTriplets, WithinCategory
 
 # Twelve classes of 3 to 8 pictures, then two of one; rows mixed.
 SIZES = [3 + n % 6 for n in range(12)] + [1, 1]
@@ -25,6 +25,7 @@ def samplers(seed):
         BalancedPairs(LABELS, pairs=9, seed=seed),
         BalancedPairs(LABELS, pairs=9, seed=seed, explicit=np.array([[0, 1, 1], [0, 2, 1], [3, 4, 0]])),
         ExplicitTriplets(TRIPLETS, count=10, seed=seed),
+        EveryPicture(23, distinct=5, copies=2, seed=seed),
     ]
 
 
@@ -32,7 +33,7 @@ def flat(batch):
     return np.concatenate([np.ravel(part) for part in (batch if isinstance(batch, tuple) else (batch,))], axis=None)
 
 
-@pytest.mark.parametrize("kind", range(5))
+@pytest.mark.parametrize("kind", range(6))
 def test_a_batch_follows_from_seed_and_step(kind):
     """Another sampler of the same seed gives the same batch of any step, in any order; other seeds and steps differ."""
     steps = [0, 1, 2, 17, 1000]
@@ -235,3 +236,16 @@ def test_explicit_triplets_come_once_per_pass():
         assert len(found) == 40 and {tuple(t) for t in found[:33]} == {tuple(t) for t in triplets.tolist()}
     with pytest.raises(ConfigError, match="a batch of 34 triplets from a list of 33"):
         ExplicitTriplets(triplets, count=34, seed=0)
+
+
+def test_every_picture_comes_once_in_a_pass_and_as_often_in_its_batch():
+    """23 pictures, 5 at a time, twice each: five batches, the last one filled up; copies side by side."""
+    sampler = EveryPicture(23, distinct=5, copies=2, seed=1)
+    assert (sampler.size, sampler.batches) == (10, 5)
+    batches = [sampler.batch(step) for step in range(5)]
+    assert all(batch.shape == (10,) and (batch[::2] == batch[1::2]).all() for batch in batches)
+    seen = np.concatenate([batch[::2] for batch in batches])
+    assert sorted(seen[:23].tolist()) == list(range(23))
+    assert all(len(set(batch[::2].tolist())) == 5 for batch in batches)
+    with pytest.raises(ConfigError, match=r"lower sampler\.classes to 3"):
+        EveryPicture(3, distinct=5, copies=1, seed=0)

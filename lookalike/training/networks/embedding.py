@@ -38,7 +38,7 @@ class EmbeddingNetwork(nn.Module):
         head: "linear", "mlp" or "none".
         skip: start as the base's own features, see `SkipHead`.
         normalise: unit rows; else the head's output as it is.
-        views: in evaluation mode, the mean over moved views of the picture.
+        views: in evaluation mode, the mean over moved views of the picture, see also `whiten`.
         hidden: width of the mlp's hidden layer; default: that of the pooled features.
         seed: of the head's random weights.
 
@@ -67,6 +67,7 @@ class EmbeddingNetwork(nn.Module):
         super().__init__()
         base.drop_classifier()
         self.base, self.views, self.normalise = base, views, normalise
+        self.whitening: nn.Linear | None = None
         self.channels = base.channels
         try:
             self.pool = pooling(pool)
@@ -84,10 +85,27 @@ class EmbeddingNetwork(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(n, channels, h, w) normalised pixels → (n, dim): unit rows in float32 with `normalise`."""
-        if self.views is None or self.training:
+        if self.training:
             return self.project(self.pooled(pixels))
-        rows = self.views.mean(self.project(self.pooled(self.views(pixels))))
-        return unit_rows(rows) if self.normalise else rows
+        if self.views is None:
+            rows = self.project(self.pooled(pixels))
+        else:
+            rows = self.views.mean(self.project(self.pooled(self.views(pixels))))
+            rows = unit_rows(rows) if self.normalise else rows
+        return rows if self.whitening is None else unit_rows(self.whitening(unit_rows(rows)))
+
+    @torch.no_grad()
+    def whiten(self, mean: Tensor, axes: Tensor) -> None:
+        """From now on, in evaluation mode, turn unit rows into (row - mean) @ axes, of unit length.
+
+        Args:
+            mean: (dim,) of unit rows.
+            axes: (dim, kept); the embedding then has `kept` numbers.
+        """
+        self.whitening = nn.Linear(axes.shape[0], axes.shape[1]).to(axes.device).requires_grad_(False)
+        self.whitening.weight.copy_(axes.T)
+        self.whitening.bias.copy_(-mean @ axes)
+        self.dim = int(axes.shape[1])
 
     def pooled(self, pixels: Tensor) -> Tensor:
         """(n, channels, h, w) → (n, width) pooled features, before the head: what can be kept while the base rests."""

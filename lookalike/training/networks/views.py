@@ -22,7 +22,13 @@ _BASES = (2, 3, 5, 7, 11)
 
 
 def small_views(
-    count: int, rotate: float = 8.0, scale: float = 0.08, shift: float = 0.04, shear: float = 0.0
+    count: int,
+    rotate: float = 8.0,
+    scale: float = 0.08,
+    shift: float = 0.04,
+    shear: float = 0.0,
+    *,
+    flip: bool = False,
 ) -> Matrices:
     """So many small movements, spread evenly, the same ones at every call; the first one moves nothing.
 
@@ -35,9 +41,11 @@ def small_views(
         scale: largest change of size: 0.08 is from 1/1.08 to 1.08 times, nearly.
         shift: largest movement across and down, as a share of the side.
         shear: largest slant, as a tangent.
+        flip: add the mirror image of each.
 
     Returns:
-        (count, 2, 3) float32: where each point of the view comes from, in coordinates from -1 to 1 over the picture.
+        (count, 2, 3) float32, twice as many with `flip`: where each point of the view comes from, in coordinates from
+        -1 to 1 over the picture.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
@@ -46,7 +54,10 @@ def small_views(
     for number in range(1, count):
         sign = 1 if number % 2 else -1
         matrices.append(_matrix(*(sign * limits * _halton((number + 1) // 2))))
-    return np.stack(matrices).astype(np.float32)
+    views = np.stack(matrices)
+    if flip:
+        views = np.concatenate([views, views * [[-1], [1]]])
+    return views.astype(np.float32)
 
 
 def _halton(number: int) -> npt.NDArray[np.float64]:

@@ -26,7 +26,7 @@ __all__ = ["Report", "first_convolution", "load_weights", "matches", "read_weigh
 # What training programs put around a network's own names; our own bundles say "base." and "base.net.".
 _WRAPPERS = ("module.", "_orig_mod.", "network.", "model.", "base.", "net.")
 # Where training programs keep the weights within a checkpoint.
-_INNER = ("state_dict", "model_state_dict", "model", "model_ema")
+_INNER = ("state_dict", "model_state_dict", "model", "model_ema", "network")  # the last: runs of our own
 
 
 @dataclass(frozen=True)
