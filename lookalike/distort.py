@@ -31,7 +31,7 @@ Points = npt.NDArray[np.float64]
 
 __all__ = ["KINDS", "distorted", "write_queries"]
 
-KINDS = ("crop", "rotate", "perspective", "blur", "jpeg", "brightness", "occlusion")
+KINDS = ("crop", "rotate", "perspective", "blur", "jpeg", "brightness", "occlusion", "all")
 
 # Copydays crops away 10 to 80 % of the surface and is mostly reported at 50 %; what is left here is 50 to 80 %.
 CROP_AREA = (0.5, 0.8)
@@ -70,6 +70,7 @@ def distorted(picture: Picture, kind: str, dice: np.random.Generator) -> Image.I
     "jpeg"          saved at quality 30, and opened again
     "brightness"    darker (× 0.5 to 0.75) or brighter (× 1.3 to 1.7, lights clipped)
     "occlusion"     a rectangle of 10 to 25 % of its area covered by grey, noise or one colour
+    "all"           all of these, one after the other: a snapshot in bad light, passed on
     ==============  ================================================================================================
 
     Args:
@@ -78,7 +79,7 @@ def distorted(picture: Picture, kind: str, dice: np.random.Generator) -> Image.I
         dice: where all randomness comes from; generators in equal state give equal results.
 
     Returns:
-        A new image of mode "RGB": that of a crop is smaller, all others have the picture's size.
+        A new image of mode "RGB": that of "crop" and "all" is smaller, all others have the picture's size.
 
     Raises:
         ImageError: the picture cannot be read.
@@ -132,17 +133,18 @@ def write_queries(
             image = _reduced(read(paths[number], at_least=(long_side, long_side)), long_side)
         except ImageError:
             return None
+        dice = np.random.default_rng([seed, number])
         # Kind "jpeg" is what the saving does: changed before as well, it would be encoded twice.
-        if kind == "jpeg":
-            data = _encoded(image, JPEG_QUALITY, origin)
-        else:
-            data = _encoded(_CHANGES[kind](image, np.random.default_rng([seed, number])), QUALITY, origin)
-        part = top / f".{place.name}.{os.getpid()}.part"
+        before = {"jpeg": (), "all": _BEFORE_SAVING}.get(kind, (kind,))
+        for part in before:
+            image = _CHANGES[part](image, dice)
+        data = _encoded(image, QUALITY if before == (kind,) else JPEG_QUALITY, origin)
+        scratch = top / f".{place.name}.{os.getpid()}.part"
         try:
-            part.write_bytes(data)
-            part.replace(place)
+            scratch.write_bytes(data)
+            scratch.replace(place)
         finally:
-            part.unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
         return str(place)
 
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), thread_name_prefix="lookalike-distort") as pool:
@@ -196,6 +198,14 @@ def _occlusion(image: Image.Image, dice: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels)
 
 
+def _all(image: Image.Image, dice: np.random.Generator) -> Image.Image:
+    for kind in _BEFORE_SAVING:
+        image = _CHANGES[kind](image, dice)
+    return _jpeg(image, dice)
+
+
+# In the order in which they befall a picture: before the camera, in it, and on the way.
+_BEFORE_SAVING = ("occlusion", "perspective", "rotate", "crop", "brightness", "blur")
 _CHANGES: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
     "crop": _crop,
     "rotate": _rotate,
@@ -204,6 +214,7 @@ _CHANGES: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] =
     "jpeg": _jpeg,
     "brightness": _brightness,
     "occlusion": _occlusion,
+    "all": _all,
 }
 
 

@@ -62,7 +62,7 @@ def covered(image):
 
 class TestDistorted:
     def test_the_kinds_are_those_that_can_be_done(self):
-        assert set(KINDS) == set(distort._CHANGES) and len(set(KINDS)) == len(KINDS) == 7
+        assert set(KINDS) == set(distort._CHANGES) and len(set(KINDS)) == len(KINDS) == 8
 
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("size", SIZES)
@@ -70,7 +70,7 @@ class TestDistorted:
         for mode in ("RGB", "L", "RGBA", "P"):
             for image in draws(kind, texture(size=size).convert(mode), 4):
                 assert image.mode == "RGB"
-                if kind == "crop":
+                if kind in ("crop", "all"):
                     assert all(0 < part <= whole for part, whole in zip(image.size, size, strict=True))
                 else:
                     assert image.size == size
@@ -97,6 +97,7 @@ class TestDistorted:
         [
             ("crop", 0.0, (0.3, 0.9), 0.995),
             ("rotate", 0.0, (0.3, 0.95), 0.995),
+            ("all", -0.5, (0.1, 0.9), 0.99),
             ("perspective", 0.3, (0.6, 0.98), 0.9999),
             ("blur", 0.99, (0.99, 1.0), 1.0),
             ("jpeg", 0.99, (0.99, 1.0), 1.0),
@@ -123,7 +124,7 @@ class TestDistorted:
             distorted(Image.new("RGB", (65_536, 1)), "jpeg", np.random.default_rng(0))
 
     def test_an_unknown_kind_is_named_with_all_kinds(self):
-        with pytest.raises(ValueError, match=r"crop, rotate, .*, occlusion, got 'swirl'"):
+        with pytest.raises(ValueError, match=r"crop, rotate, .*, occlusion, all, got 'swirl'"):
             distorted(texture(), "swirl", np.random.default_rng(0))
 
 
@@ -250,11 +251,11 @@ class TestWriteQueries:
     def test_one_file_per_picture_named_and_distorted_in_turn(self, pictures, tmp_path):
         made = write_queries(pictures, tmp_path / "q" / "deep")
         assert [os.path.relpath(path, tmp_path / "q" / "deep") for path in made] == [
-            f"{number:06}-{KINDS[number % 7]}.jpg" for number in range(9)
+            f"{number:06}-{KINDS[number % 8]}.jpg" for number in range(9)
         ]
         assert sorted((tmp_path / "q" / "deep").iterdir()) == [Path(path) for path in made]
         for number, (source, path) in enumerate(zip(pictures, made, strict=True)):
-            wanted = distorted(source, KINDS[number % 7], np.random.default_rng([0, number]))
+            wanted = distorted(source, KINDS[number % 8], np.random.default_rng([0, number]))
             ours = opened(path)
             assert ours.format == "JPEG" and ours.size == wanted.size
             error = np.abs(np.asarray(ours, int) - np.asarray(wanted, int)).mean()
@@ -267,7 +268,7 @@ class TestWriteQueries:
             return Image.open(stream).quantization
 
         for path in write_queries(pictures, tmp_path / "q"):
-            assert opened(path).quantization == tables(30 if "jpeg" in path else 95)
+            assert opened(path).quantization == tables(30 if "jpeg" in path or "all" in path else 95)
 
     def test_the_jpeg_is_encoded_once(self, pictures, tmp_path):
         (path,) = write_queries(pictures[:1], tmp_path / "q", kinds=["jpeg"])
@@ -289,7 +290,7 @@ class TestWriteQueries:
         )
         assert first == again
         assert all(
-            one != two or KINDS[number % 7] == "jpeg"
+            one != two or KINDS[number % 8] == "jpeg"
             for number, (one, two) in enumerate(zip(first, other, strict=True))
         )
 
@@ -393,3 +394,11 @@ class TestQueriesAgainstOriginals:
         assert any(w.filter(ImageFilter.BLUR).tobytes() != c.tobytes() for w, c in zip(wholes, changed, strict=True))
         gallery, queries = (np.stack([thumbnail(image) for image in images]) for images in (wholes, changed))
         assert against_gallery(metrics.recall_at_k, gallery, queries).mean() == 1.0
+
+
+def test_all_is_every_kind_in_turn():
+    """By hand, one after the other, with the same dice; and a file of it is saved once, at quality 30."""
+    dice, by_hand = np.random.default_rng(3), texture()
+    for kind in ("occlusion", "perspective", "rotate", "crop", "brightness", "blur", "jpeg"):
+        by_hand = distorted(by_hand, kind, dice)
+    assert distorted(texture(), "all", np.random.default_rng(3)).tobytes() == by_hand.tobytes()

@@ -129,7 +129,7 @@ def workplace(
 
 def _page(page: Path) -> object:
     """A page as a parameter; the one that trains takes its time."""
-    marks = [pytest.mark.slow] if page.name == "teach.md" else []
+    marks = [pytest.mark.slow] if page.name.startswith("teach") else []
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
 

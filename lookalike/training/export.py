@@ -263,8 +263,11 @@ def _run_manifest(
     config: TrainConfig, data: Mapping[str, Any], report: Mapping[str, Any] | None, step: int
 ) -> dict[str, Any]:
     recipe = config.model_dump(mode="json")
-    recipe["data"]["root"] = Path(config.data.root).name  # where it lay on this machine is nobody's business
+    # Where things lay on this machine is nobody's business.
     recipe["data"]["cache"] = None
+    for table, name in (("data", "root"), ("data", "labels"), ("network", "weights"), ("base", "recipe")):
+        recipe[table][name] = recipe[table][name] and Path(recipe[table][name]).name
+    recipe["teacher"]["bundles"] = [Path(bundle).name for bundle in config.teacher.bundles]
     ran = {"kept_step": step} | ({k: report[k] for k in ("steps", "minutes", "device", "precision")} if report else {})
     metrics = report["verdict"] if report else None
     return {

@@ -51,7 +51,7 @@ def test_every_way_of_learning_from_nothing_runs(configure: Configure, tmp_path:
     assert outcome.verdict is not None and outcome.verdict.part == "test"
     assert outcome.verdict.ours["r_at_1"].count == data["classes_by_part"]["test"]
     copies = sorted((outcome.folder / "copies" / "test").iterdir())
-    assert len(copies) == 7 * data["pictures"]["test"], "few pictures: each asks once with every kind of change"
+    assert len(copies) == 8 * data["pictures"]["test"], "few pictures: each asks once with every kind of change"
     bundle = export_run(outcome.folder, tmp_path / "bundle")
     assert Encoder(bundle).dim == bundle.dim
 
