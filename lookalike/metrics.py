@@ -12,8 +12,11 @@ Functions return per-query arrays of float64, NaN where the measure has no meani
 that two encoders can be compared query by query: `mean_interval` and `paired_interval` take the mean and its bootstrap
 interval over the queries that count.
 
+Each function is its definition, and asks one query after the other; `lookalike.ranking.retrieval` gives the same
+numbers for all of them at once, where there are too many pictures for that.
+
 Sources: R-Precision and MAP@R are those of Musgrave, Belongie and Lim, "A Metric Learning Reality Check" (ECCV 2020);
-the percentile bootstrap is Efron's (1979).
+nDCG is that of Järvelin and Kekäläinen (2002); the percentile bootstrap is Efron's (1979).
 """
 
 from __future__ import annotations
@@ -39,8 +42,11 @@ BLOCK_CELLS = 1 << 23
 __all__ = [
     "TIE",
     "Interval",
+    "average_precision",
     "average_precision_at_r",
+    "few_shot",
     "mean_interval",
+    "ndcg_at_k",
     "one_shot",
     "paired_interval",
     "precision_at_k",
@@ -94,6 +100,36 @@ def average_precision_at_r(vectors: Any, labels: Any, groups: Any = None, scores
         hits = line.nearest(line.total)
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
         return float((precision * hits).sum()) / line.total
+
+    return _per_query(vectors, labels, groups, scores, measure)
+
+
+def average_precision(vectors: Any, labels: Any, groups: Any = None, scores: Any = None) -> Values:
+    """Precision at the rank of each relevant picture, over the whole gallery, averaged; the mean over queries is mAP.
+
+    Arguments, result and errors as for `recall_at_k`.
+    """
+
+    def measure(line: _Line) -> float:
+        ranks = 1 + np.flatnonzero(line.nearest(len(line.scores)))
+        return float((np.arange(1, line.total + 1) / ranks).mean())
+
+    return _per_query(vectors, labels, groups, scores, measure)
+
+
+def ndcg_at_k(vectors: Any, labels: Any, k: int = 10, groups: Any = None, scores: Any = None) -> Values:
+    """Normalised discounted cumulative gain of the `k` nearest: a relevant picture at rank r gains 1 / log2(1 + r).
+
+    1.0 means that no order puts relevant pictures further ahead (Järvelin and Kekäläinen 2002, with gains 0 and 1).
+
+    Arguments, result and errors as for `recall_at_k`.
+    """
+    _check_k(k)
+
+    def measure(line: _Line) -> float:
+        hits = line.nearest(k)
+        gains = 1 / np.log2(np.arange(2, 2 + len(hits)))
+        return float(gains[hits].sum() / gains[: line.total].sum())
 
     return _per_query(vectors, labels, groups, scores, measure)
 
@@ -157,23 +193,52 @@ def one_shot(
     Raises:
         ShapeError: the lengths differ, or no category has `way` classes with two pictures (by two makers in common).
     """
+    options: dict[str, Any] = {"way": way, "episodes": episodes, "seed": seed}
+    return few_shot(vectors, labels, shot=1, categories=categories, makers=makers, **options)
+
+
+def few_shot(
+    vectors: Any,
+    labels: Any,
+    *,
+    shot: int = 1,
+    categories: Any = None,
+    makers: Any = None,
+    way: int = 20,
+    episodes: int = 1000,
+    seed: int = 0,
+) -> Values:
+    """Accuracy of few-shot classification by the nearest centroid, one number per episode.
+
+    As `one_shot`, with `shot` pictures of each class as support: a class stands where the mean of their unit vectors
+    points (the prototypes of Snell, Swersky and Zemel 2017, compared by the cosine). Equal to it where `shot` is 1.
+
+    Other arguments, result and errors as for `one_shot`; makers, who draw a class once, go with a `shot` of 1.
+
+    Raises:
+        ShapeError: the lengths differ, or no category has `way` classes of `shot` + 1 pictures.
+        ValueError: `shot` or `way` is below 1, or above 1 with makers.
+    """
+    if min(shot, way) < 1 or (shot > 1 and makers is not None):
+        raise ValueError(f"way and shot must be at least 1, and shot 1 with makers; got {way} and {shot}")
     rows = unit(vectors)
     label = _numbers(labels, len(rows), "labels")
     category = np.zeros_like(label) if categories is None else _numbers(categories, len(rows), "categories")
     maker = None if makers is None else _numbers(makers, len(rows), "makers")
-    pools = [
-        pool for name in np.unique(category) if (pool := _Pool.of(np.flatnonzero(category == name), label, maker, way))
-    ]
+    named = [np.flatnonzero(category == name) for name in np.unique(category)]
+    pools = [pool for members in named if (pool := _Pool.of(members, label, maker, way, shot))]
     if not pools:
         raise ShapeError(
-            f"one-shot episodes need a category with {way} classes of two pictures"
+            f"{'one' if shot == 1 else 'few'}-shot episodes need a category with {way} classes of "
+            f"{'two' if shot == 1 else shot + 1} pictures"
             f"{' by the same two makers' if makers is not None else ''}: there is none; lower the number of ways"
         )
     dice = np.random.default_rng(seed)
     values = np.empty(episodes, dtype=np.float64)
     for number in range(episodes):
-        support, query = pools[dice.integers(len(pools))].draw(dice, way)
-        scores = rows[query] @ rows[support].T
+        support, query = pools[dice.integers(len(pools))].draw(dice, way, shot)
+        centres = rows[support[:, 0]] if shot == 1 else unit(rows[support].sum(1))
+        scores = rows[query] @ centres.T
         own = np.diagonal(scores)
         scores = scores - np.diag(np.full(way, np.inf, dtype=np.float32))
         values[number] = (own - TIE > scores.max(1)).mean()
@@ -189,9 +254,9 @@ class _Pool:
     pairs: list[tuple[int, int]]
 
     @classmethod
-    def of(cls, rows: npt.NDArray[np.intp], label: Numbers, maker: Numbers | None, way: int) -> _Pool | None:
+    def of(cls, rows: Numbers, label: Numbers, maker: Numbers | None, way: int, shot: int) -> _Pool | None:
         classes = {int(name): rows[label[rows] == name] for name in np.unique(label[rows])}
-        classes = {name: members for name, members in classes.items() if len(members) > 1}
+        classes = {name: members for name, members in classes.items() if len(members) > shot}
         if maker is None:
             return cls(classes, None, []) if len(classes) >= way else None
         made: dict[int, dict[int, int]] = {}
@@ -201,17 +266,17 @@ class _Pool:
         pairs = [(a, b) for a in made for b in made if a != b and len(made[a].keys() & made[b].keys()) >= way]
         return cls(classes, made, pairs) if pairs else None
 
-    def draw(self, dice: np.random.Generator, way: int) -> tuple[Numbers, Numbers]:
-        """Rows of support and query, class by class."""
+    def draw(self, dice: np.random.Generator, way: int, shot: int) -> tuple[Numbers, Numbers]:
+        """Rows of support (way, shot) and of query (way,), class by class."""
         if self.makers is None:
             names = dice.choice(list(self.classes), way, replace=False)
-            two = np.array([dice.choice(self.classes[int(name)], 2, replace=False) for name in names])
-            return two[:, 0], two[:, 1]
+            drawn = np.array([dice.choice(self.classes[int(name)], shot + 1, replace=False) for name in names])
+            return drawn[:, :shot], drawn[:, shot]
         one, other = self.pairs[dice.integers(len(self.pairs))]
         shared = sorted(self.makers[one].keys() & self.makers[other].keys())
         names = dice.choice(shared, way, replace=False)
         return (
-            np.array([self.makers[one][int(name)] for name in names]),
+            np.array([[self.makers[one][int(name)]] for name in names]),
             np.array([self.makers[other][int(name)] for name in names]),
         )
 

@@ -8,8 +8,11 @@ import pytest
 from lookalike import metrics
 from lookalike.errors import ShapeError
 from lookalike.metrics import (
+    average_precision,
     average_precision_at_r,
+    few_shot,
     mean_interval,
+    ndcg_at_k,
     one_shot,
     paired_interval,
     precision_at_k,
@@ -31,8 +34,8 @@ def ranking(vectors, labels, groups, query):
 
 
 def naive(vectors, labels, groups=None, k=3):
-    """The four measures for every query, by counting."""
-    answer = {"recall": [], "precision": [], "map": [], "mrr": []}
+    """The measures for every query, by counting."""
+    answer = {"recall": [], "precision": [], "map": [], "mrr": [], "ap": [], "ndcg": []}
     for query in range(len(vectors)):
         ranked = ranking(vectors, labels, groups, query)
         total = sum(ranked)
@@ -48,6 +51,9 @@ def naive(vectors, labels, groups=None, k=3):
                 summed += sum(ranked[:rank]) / rank
         answer["map"].append(summed / total)
         answer["mrr"].append(1 / (1 + ranked.index(True)))
+        answer["ap"].append(sum(sum(ranked[:r]) / r for r in range(1, len(ranked) + 1) if ranked[r - 1]) / total)
+        gain = sum(1 / np.log2(1 + r) for r in range(1, k + 1) if r <= len(ranked) and ranked[r - 1])
+        answer["ndcg"].append(gain / sum(1 / np.log2(1 + r) for r in range(1, min(k, total) + 1)))
     return answer
 
 
@@ -57,6 +63,8 @@ def measured(vectors, labels, groups=None, k=3):
         "precision": precision_at_k(vectors, labels, k, groups),
         "map": average_precision_at_r(vectors, labels, groups),
         "mrr": reciprocal_rank(vectors, labels, groups),
+        "ap": average_precision(vectors, labels, groups),
+        "ndcg": ndcg_at_k(vectors, labels, k, groups),
     }
 
 
@@ -99,6 +107,8 @@ def test_a_constant_encoder_scores_nothing():
     assert recall_at_k(constant, labels, 10).max() == 0
     assert precision_at_k(constant, labels, 10).max() == 0
     assert average_precision_at_r(constant, labels).max() == 0
+    assert ndcg_at_k(constant, labels, 10).max() == 0
+    np.testing.assert_allclose(average_precision(constant, labels), np.mean(np.arange(1, 20) / np.arange(41, 60)))
     np.testing.assert_allclose(reciprocal_rank(constant, labels), 1 / 41)
 
 
@@ -261,3 +271,85 @@ def test_scores_may_take_the_place_of_cosines():
             assert np.nanmin(perfect) == 1
     with pytest.raises(ShapeError, match=r"\(30, 30\)"):
         recall_at_k(rows, labels, scores=scores[:3])
+
+
+def rankings(dice, n=40):
+    """Vectors, labels, and per query the scores and the relevance of all the others."""
+    vectors, labels = dice.normal(size=(n, 8)).astype(np.float32), dice.integers(0, 4, n)
+    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    others = [np.arange(n) != query for query in range(n)]
+    return vectors, labels, [((rows @ rows[q])[o], (labels[o] == labels[q]).astype(int)) for q, o in enumerate(others)]
+
+
+def test_average_precision_and_ndcg_are_those_of_scikit_learn():
+    """average_precision_score and ndcg_score, query by query."""
+    from sklearn.metrics import average_precision_score, ndcg_score
+
+    vectors, labels, lines = rankings(np.random.default_rng(7))
+    expected = [average_precision_score(relevant, scores) for scores, relevant in lines]
+    np.testing.assert_allclose(average_precision(vectors, labels), expected, atol=1e-12)
+    for k in (1, 5, 20, 100):
+        expected = [ndcg_score([relevant], [scores], k=k) for scores, relevant in lines]
+        np.testing.assert_allclose(ndcg_at_k(vectors, labels, k), expected, atol=1e-12)
+
+
+@pytest.mark.slow  # numba compiles for most of a minute
+@pytest.mark.filterwarnings("ignore")  # its own and numba's
+def test_equal_to_ranx():
+    """The measures of a library for search engines, where it is installed."""
+    ranx = pytest.importorskip("ranx")
+    vectors, labels, lines = rankings(np.random.default_rng(8))
+    names = [[f"d{other}" for other in range(len(labels)) if other != query] for query in range(len(labels))]
+    truth = {
+        f"q{query:02}": {name: 1 for name, hit in zip(names[query], relevant, strict=True) if hit}
+        for query, (_, relevant) in enumerate(lines)
+    }
+    run = {
+        f"q{query:02}": dict(zip(names[query], map(float, scores), strict=True))
+        for query, (scores, _) in enumerate(lines)
+    }
+    theirs = ranx.evaluate(
+        ranx.Qrels(truth), ranx.Run(run), ["map", "ndcg@10", "mrr", "precision@5", "hit_rate@5"], return_mean=False
+    )
+    ours = {
+        "map": average_precision(vectors, labels),
+        "ndcg@10": ndcg_at_k(vectors, labels, 10),
+        "mrr": reciprocal_rank(vectors, labels),
+        "precision@5": precision_at_k(vectors, labels, 5),
+        "hit_rate@5": recall_at_k(vectors, labels, 5),
+    }
+    for name, values in ours.items():
+        np.testing.assert_allclose(values, theirs[name], atol=1e-9, err_msg=name)
+
+
+def test_few_shot_of_one_is_one_shot() -> None:
+    """The same episodes and the same answers."""
+    vectors, label, alphabet, drawer = characters(spread=1.0)
+    for options in ({}, {"categories": alphabet}, {"categories": alphabet, "makers": drawer}):
+        ours = few_shot(vectors, label, shot=1, way=5, episodes=60, **options)
+        np.testing.assert_array_equal(ours, one_shot(vectors, label, way=5, episodes=60, **options))
+
+
+def test_few_shot_asks_the_centroids() -> None:
+    """Against a loop over all the episodes that six classes of four pictures allow; more shots help."""
+    vectors, label, _, _ = characters(spread=0.8, alphabets=1)
+    rows = vectors.astype(np.float64) / np.linalg.norm(vectors, axis=1, keepdims=True)
+    members = [np.flatnonzero(label == name) for name in range(6)]
+    possible = []
+    # Three of four pictures are support: the query of each class is one of four.
+    for choice in np.ndindex(*(4,) * 6):
+        queries = [members[name][choice[name]] for name in range(6)]
+        centres = np.array([rows[[m for m in members[n] if m != queries[n]]].sum(0) for n in range(6)])
+        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+        possible.append(((rows[queries] @ centres.T).argmax(1) == np.arange(6)).mean())
+
+    found = few_shot(vectors, label, shot=3, way=6, episodes=1000)
+
+    assert set(found.round(6)) <= set(np.round(possible, 6))
+    assert found.mean() == pytest.approx(np.mean(possible), abs=4 * np.std(possible) / 1000**0.5)
+    assert found.mean() > one_shot(vectors, label, way=6, episodes=300).mean() + 0.03
+    assert few_shot(np.ones_like(vectors), label, shot=3, way=6, episodes=20).max() == 0
+    with pytest.raises(ShapeError, match="6 classes of 5 pictures"):
+        few_shot(vectors, label, shot=4, way=6)
+    with pytest.raises(ValueError, match="shot 1 with makers"):
+        few_shot(vectors, label, shot=2, way=3, makers=np.arange(len(label)))
