@@ -67,6 +67,7 @@ def _document() -> dict[str, Any]:
     recall = {"JPEG quality 80": 0.9}
     kind = {"threshold": 0.98, "false_alarms": 0.004, "queries": 9, "gallery": 90, "recall": recall}
     stage = {
+        "data": {"size": [112, 112]},
         "network": {"name": "small", "dim": 64, "weights": "/home/some one/work/student.bundle"},
         "teacher": {"bundles": ["/tmp/x/a.bundle", "/tmp/x/b.bundle"], "views": 4},
         "sampler": {"classes": 8, "pictures": 1},
@@ -77,7 +78,7 @@ def _document() -> dict[str, Any]:
     }
     return {
         "dim": 64,
-        "image": {"size": [128, 96]},
+        "image": {"size": [128, 96], "fit": "crop", "crop_ratio": 0.875},
         "recipe": {"stages": [stage, stage]},
         "data": {
             "notes": [
@@ -110,7 +111,8 @@ def test_the_card_tells_data_with_licences_figures_and_the_stages(script: Module
     """What a reader looks for is there: width before height, every table, both stages."""
     text = script.card(_document())
 
-    assert "input 96 × 128 pixels" in text
+    assert "input 96 × 128 pixels, the middle 88 % of the short side" in text
+    assert "at 112 × 112 pixels" in text
     assert "| One | 1,234 | free |" in text
     assert "| pixels | 50.0 [40.0, 60.0] | 50.0 [40.0, 60.0] | 50.0 [40.0, 60.0] |" in text
     assert "| products: 9 among 90 | 0.98 | 0.40 % | 90.0 % |" in text

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lookalike.bundle import Bundle, default_path
 from lookalike.errors import ImageError
 from lookalike.images import read
 from lookalike.labels import Labelled, labelled
@@ -95,7 +96,7 @@ def _unlabelled(root: str | os.PathLike[str], count: int) -> dict[str, Any]:
     return {
         "name": _name(root),
         "data": {"root": os.fspath(root), "labels": "none"},
-        "network": {"name": "shufflenet_v2_x1_0", "weights": "default", "dim": 128, "freeze_batch_norm": True},
+        "network": _default(),
         "augment": AGAIN,
         "sampler": {"kind": "every", "classes": int(np.clip(count // 4, 2, 64)), "pictures": 2},
         "loss": {"kind": "nt_xent", "temperature": 0.1},
@@ -137,7 +138,7 @@ def _sampler(found: Labelled, data: dict[str, Any]) -> dict[str, Any]:
 def _pictures() -> dict[str, Any]:
     """The encoder that ships, taught further."""
     return {
-        "network": {"name": "shufflenet_v2_x1_0", "weights": "default", "dim": 128, "freeze_batch_norm": True},
+        "network": _default(),
         "augment": {
             "flip": 0.5,
             "crop": [0.6, 1.0],
@@ -148,6 +149,12 @@ def _pictures() -> dict[str, Any]:
         },
         "optimizer": {"rate": 5e-4, "weight_decay": 0.01, "ema": 0.99},
     }
+
+
+def _default() -> dict[str, Any]:
+    """The encoder that ships, its head included."""
+    dim = Bundle.load(default_path()).dim
+    return {"name": "shufflenet_v2_x1_0", "weights": "default", "dim": dim, "freeze_batch_norm": True}
 
 
 def _drawings() -> dict[str, Any]:

@@ -46,7 +46,10 @@ __all__ = ["LOWEST_COSINE", "export_network", "export_run"]
 
 
 def export_run(
-    run: str | os.PathLike[str], to: str | os.PathLike[str], pictures: str | os.PathLike[str] | None = None
+    run: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    pictures: str | os.PathLike[str] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Bundle:
     """Write the network that a run kept as a bundle.
 
@@ -54,6 +57,9 @@ def export_run(
         run: the run folder, complete or stopped.
         to: the bundle folder; an older bundle there is replaced.
         pictures: what to check the graph with; by default pictures of the run.
+        size: (height, width) in pixels to serve at; by default that of the training. A little more may be better:
+            random parts of pictures show things larger in training than whole pictures do (Touvron et al. 2019,
+            "Fixing the train-test resolution discrepancy"). Only for networks that take any size.
 
     Raises:
         CheckpointError: no run, or nothing kept in it yet.
@@ -67,6 +73,9 @@ def export_run(
     if not kept.exists():
         raise CheckpointError(f"{place} has no checkpoint yet: run the training, then export")
     config = read_config(place / "config.toml")
+    trained_at = config.preprocessing().size
+    if size is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"size": size})})
     state = load_checkpoint(kept)
     network = make_network(config, start=False)
     network.load_state_dict(state["network"])
@@ -75,6 +84,9 @@ def export_run(
     data = json.loads((place / "data.json").read_text(encoding="utf-8"))
     report = _json_or_none(place / "report.json")
     manifest = _run_manifest(config, data, report, state["step"])
+    if size is not None and size != trained_at:
+        manifest["metrics"] = None  # they are those of the size it was trained at
+        manifest["recipe"]["trained_at"] = list(trained_at)
     if retrieval.reranking:
         manifest["search"] = retrieval.reranking.to_document()
     checked = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from lookalike.bundle import Bundle, default_path
 from lookalike.errors import ConfigError
 from lookalike.training.config import TrainConfig, read_config, write_config
 
@@ -148,6 +150,7 @@ def test_preprocessing_is_the_networks_own_unless_said_otherwise() -> None:
     other = read_config({"data": {"root": "x", "size": [64, 64]}, "network": {"weights": "default"}}).preprocessing()
     grey = read_config({"data": {"root": "x", "channels": 1}, "network": {"name": "resnet50"}}).preprocessing()
 
-    assert shipped.size == (128, 128) and shipped.fit == "squash"
-    assert other.size == (64, 64) and other.fit == "squash"
+    own = Bundle.load(default_path()).preprocessing
+    assert shipped == own
+    assert other == replace(own, size=(64, 64))
     assert len(set(grey.mean)) == 1 and len(set(grey.std)) == 1

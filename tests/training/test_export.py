@@ -154,3 +154,11 @@ def test_every_error_is_one_of_ours(tmp_path: Path) -> None:
     """An unknown network is a LookalikeError with the nearest name."""
     with pytest.raises(LookalikeError, match="did you mean 'resnet50'"):
         export_network("resnet5", tmp_path / "bundle")
+
+
+def test_a_run_may_be_served_larger_than_it_was_trained(run: Path, tmp_path: Path) -> None:
+    """Another size, the same weights: checked like any graph, and the numbers of the old size are not claimed."""
+    bundle = export_run(run, tmp_path / "larger", size=(32, 32))
+    assert bundle.preprocessing.size == (32, 32) and bundle.manifest["recipe"]["trained_at"] == [24, 24]
+    assert bundle.manifest["check"]["lowest_cosine"] >= 0.9999
+    assert bundle.manifest["metrics"] is None
