@@ -176,6 +176,8 @@ def _lessons(
     table = config.teacher
     views = regions(paths, table.views - 1, table.area, table.aspect, config.seed)
     seen = group.once(lambda: taught(table.bundles, [*paths, *views], folder, place.say))
+    if seen.shape[1] == config.network.dim and table.whiten == 0:
+        return views, Lessons(torch.from_numpy(seen), table.views, config.seed)  # as they are, in their own directions
     axes = Axes.of(seen[: len(paths)], config.network.dim, table.whiten)
     place.say(f"note: {config.network.dim} axes of the teacher hold {100 * axes.kept:.1f} % of how its vectors differ")
     return views, Lessons(torch.from_numpy(axes(seen)), table.views, config.seed)

@@ -156,6 +156,27 @@ def test_a_student_comes_to_see_as_its_teacher(configure: Configure, tmp_path: P
     assert any("4 axes of the teacher hold" in line for line in said)
 
 
+def test_a_teacher_of_as_many_numbers_is_taken_as_it_is(configure: Configure, tmp_path: Path, tiny: Encoder) -> None:
+    """Its own directions are kept: an encoder that is its own teacher is at its target before the first step."""
+    from lookalike.training.distributed import Group
+    from lookalike.training.folder import RunFolder
+    from lookalike.training.prepare import prepare
+
+    config = configure(
+        network={"dim": tiny.dim},
+        loss={"kind": "none"},
+        sampler={"kind": "every", "classes": 8, "pictures": 1},
+        teacher={"bundles": [str(tiny.bundle.path)]},
+    )
+    place = RunFolder(tmp_path / "run", quiet)
+    place.claim(config)
+    material = prepare(config, place, Group())
+    batch = material.draw(0)
+    assert batch.targets is not None
+    theirs = Encoder(tiny.bundle).images([material.paths[row] for row in batch.rows])
+    assert (batch.targets.numpy() * theirs).sum(axis=1) == pytest.approx(1, abs=2e-3)
+
+
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
