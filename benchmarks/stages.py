@@ -85,7 +85,7 @@ def page(runs: list[dict], facts: dict) -> str:
     lines = [
         "# Base, triplets, retrieval: from a base and from scratch",
         "",
-        f"`{facts['command']} --minutes {facts['minutes']:g} --threads {facts['threads']}`, {facts['date']}, "
+        f"`{facts['command']} --minutes {facts['minutes']:g} --threads {facts['threads']}{facts['settings']}`, {facts['date']}, "
         f"{facts['machine']['cores']} cores, no GPU, torch {facts['versions']['torch']}.",
         "",
         "![R@1 over minutes](stages.png)",
@@ -128,6 +128,7 @@ def main() -> None:
         "pictures": Path(options.pictures).name,
         "minutes": options.minutes,
         "threads": options.threads,
+        "settings": "".join(f" --set {change}" for change in options.overrides),
         "machine": machine(),
         "versions": versions("torch", "numpy", "lookalike"),
     }
