@@ -85,7 +85,8 @@ def page(runs: list[dict], facts: dict) -> str:
     lines = [
         "# Base, triplets, retrieval: from a base and from scratch",
         "",
-        f"`{facts['command']} --minutes {facts['minutes']:g} --threads {facts['threads']}{facts['settings']}`, {facts['date']}, "
+        f"`{facts['command']} --minutes {facts['minutes']:g} --threads {facts['threads']}{facts['settings']}`, "
+        f"{facts['date']}, "
         f"{facts['machine']['cores']} cores, no GPU, torch {facts['versions']['torch']}.",
         "",
         "![R@1 over minutes](stages.png)",
