@@ -94,7 +94,7 @@ def labelled(
     Args:
         root: a folder of pictures, or a CSV file with one picture per row (see `lookalike.catalogue.rows`).
         labels: where the labels are.
-            "none": nothing is known; each picture is a class of its own, whose label is its path.
+            "none": nothing is known; each picture is a class of its own, whose label is its path below `root`.
             "folders": the class of a picture is the folder that holds it, and its label is that folder's path below
             `root`. Where classes lie in several folders, as ``alphabet/character/picture.png``, the outer folder is
             their category; folders that hold everything carry no meaning.
@@ -136,7 +136,10 @@ def _unlabelled(root: str) -> Labelled:
         listed = {row.path: "" for row in rows([root])}
     if len(listed) < 2:
         raise CatalogueError(f"{shown(root)} holds {_count(len(listed), 'picture')}: learning needs at least two")
-    return Labelled([Example(path, shown(path), split=side) for path, side in listed.items()])
+    # Relative, so that the same pictures in another place are the same data.
+    top = os.path.abspath(root)  # noqa: PTH100
+    top = os.path.dirname(top) if _is_csv(root) else top  # noqa: PTH120
+    return Labelled([Example(path, shown(os.path.relpath(path, top)), split=side) for path, side in listed.items()])
 
 
 def _is_csv(path: str) -> bool:

@@ -122,9 +122,10 @@ def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
     if len(parts[judged]) > JUDGED:
         place.say(f"note: the verdict asks {JUDGED:,} of {len(parts[judged]):,} held-out pictures")
     asked: list[Judge | None] = []
-    for side, most in (("validation", VALIDATED), (judged, JUDGED)):
+    verdict = judged if judged != "validation" else "verdict"  # more may ask than during the run: other files
+    for side, name, most in (("validation", "validation", VALIDATED), (judged, verdict, JUDGED)):
         if data.labels == "none":
-            copies, judge = _copies(parts[side], labels, paths, most, place.path / "copies" / side, group)
+            copies, judge = _copies(parts[side], labels, paths, most, place.path / "copies" / name, group)
             caches += [decoded(copies)] if copies else []
             paths += copies
         else:
