@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lookalike.cli import main, parse_conditions
+from lookalike.cli import main
+from lookalike.cli._common import parse_conditions
 from lookalike.errors import QueryError
 
 TINY = str(Path(__file__).parent / "data" / "tiny")
@@ -266,7 +267,7 @@ def test_unreadable_conditions_are_refused(conditions: list[str]) -> None:
 DRIVER = """
 import os, signal, sys
 from contextlib import contextmanager
-import lookalike.cli
+import lookalike.cli.find
 
 @contextmanager
 def progress(total):
@@ -275,7 +276,7 @@ def progress(total):
             os.kill(os.getpid(), getattr(signal, sys.argv[2]))
     yield advance
 
-lookalike.cli._progress = progress
+lookalike.cli.find.progress_bar = progress
 lookalike.cli.main(sys.argv[3:])
 """
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookalike.cli import NO_BETTER, main
+from lookalike.cli import main
+from lookalike.cli.teach import NO_BETTER
 from lookalike.training.auto import choose
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import read_config
