@@ -3,28 +3,36 @@
 A file is unchanged if its size and modification time are, or else if its content is (SHA-256). A file whose content is
 already indexed under another name (moved, copied) takes over that vector. Everything is written in batches that are
 durable when written, so a run that was interrupted, or killed, goes on where it was when it is started again.
+
+For another encoder an index is made anew beside the old one, and takes its place only when it is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lookalike.catalogue import Row, path_of
 from lookalike.encoder import Encoded, Encoder
-from lookalike.errors import ImageError
+from lookalike.errors import ImageError, IndexUnavailable
 from lookalike.images import Pixels, facts, read_bytes, shown
+from lookalike.index import MEMORY, open_index
 from lookalike.index.base import Index, Payload
 from lookalike.vectors import Vectors
 
-__all__ = ["Summary", "update_index"]
+__all__ = ["Summary", "rebuild_index", "update_index"]
 
 # A batch is written when it has this many entries or is this old: a kill loses at most that much work.
 WRITE_ENTRIES = 512
@@ -257,3 +265,73 @@ def _known(index: Index) -> Iterator[tuple[str, _Known]]:
 def _digest_columns(columns: Payload) -> bytes:
     text = json.dumps({k: v for k, v in columns.items() if k not in ("path", "file")}, sort_keys=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+
+
+# ── for another encoder ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rebuild_index(
+    location: str | os.PathLike[str],
+    encoder: Encoder,
+    *,
+    progress: Callable[[Summary, int], None] | None = None,
+) -> tuple[Summary, Path]:
+    """Make the index in a folder anew with another encoder, beside the old one, and put it in its place.
+
+    Whoever has the old index open goes on with it; whoever opens the place finds either the old or the new one,
+    complete. The old one stays beside it, so that nothing is lost, entries whose file has gone among it. Interrupt it
+    and run it again: it goes on where it was.
+
+    Args:
+        location: the folder of the index.
+        encoder: makes the new vectors.
+        progress: as for `update_index`.
+
+    Returns:
+        What was done, and the folder where the old index is now.
+
+    Raises:
+        IndexUnavailable: no index there, in use, or not a folder (a collection of a server is changed by filling a new
+            collection and naming that); or an index from an earlier rebuild stands where the old one is to go.
+    """
+    place = os.fspath(location)
+    if place == MEMORY or place.startswith(("http://", "https://")):
+        raise IndexUnavailable(
+            f"{place} cannot be rebuilt in place: index the pictures into a new collection with the new bundle, then "
+            "use that one's address"
+        )
+    folder = Path(place)
+    new, before = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "before"))
+    if before.exists():
+        raise IndexUnavailable(f"{before} is in the way: it holds the index from before the last rebuild; remove it")
+    with closing(open_index(folder)) as old:  # open for writing: nobody adds what would then be missing
+        meta = {**old.meta, "encoder": encoder.describe()}
+        declared: dict[str, Any] = {
+            "fields": getattr(old, "fields", None),
+            "quantization": getattr(old, "quantization", None),
+        }
+        with closing(open_index(new, dim=encoder.dim, meta=meta, **declared)) as made:
+            listed = (
+                Row(
+                    path_of(item.key),
+                    {name: value for name, value in item.payload.items() if name not in ("path", "file")},
+                )
+                for item in old.scan()
+            )
+            summary = update_index(made, encoder, listed, progress=progress)
+    _exchange(new, folder)
+    new.rename(before)
+    return summary, before
+
+
+def _exchange(new: Path, old: Path) -> None:
+    """Two folders swap names: at once where the system can, else with a moment in which neither is there."""
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # an old C library or file system cannot
+            rename, here, exchange = ctypes.CDLL(None, use_errno=True).renameat2, -100, 2
+            if rename(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
+                return
+    aside = old.with_name(f"{old.name}.aside")
+    old.rename(aside)
+    new.rename(old)
+    aside.rename(new)

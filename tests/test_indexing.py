@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from PIL import Image
 
 from lookalike.catalogue import rows
 from lookalike.encoder import Encoder
-from lookalike.errors import EncoderMismatch, ImageError
+from lookalike.errors import EncoderMismatch, ImageError, IndexUnavailable
 from lookalike.index import open_index
 from lookalike.index.base import Index
-from lookalike.indexing import Summary, update_index
+from lookalike.indexing import Summary, rebuild_index, update_index
 
 
 @pytest.fixture
@@ -257,3 +258,69 @@ def test_another_encoder_is_refused(index: Index, default_encoder: Encoder, fold
     """An index cannot be filled with vectors of two encoders."""
     with pytest.raises(EncoderMismatch):
         update(index, default_encoder, folder)
+
+
+def _made(place: Path, encoder: Encoder, folder: Path) -> None:
+    meta = {"encoder": encoder.describe(), "shop": "ours"}
+    with closing(open_index(place, dim=encoder.dim, meta=meta, fields={"category": "keyword"})) as made:
+        update_index(made, encoder, rows([folder]))
+
+
+def test_rebuilding_for_another_encoder_keeps_everything_else(tiny: Encoder, folder: Path, tmp_path: Path) -> None:
+    """The new index has the new vectors and all the rest of the old one, which stays beside it."""
+    place = tmp_path / "pictures.index"
+    _made(place, tiny, folder)
+    other = Encoder.default()
+
+    summary, before = rebuild_index(place, other)
+
+    assert counts(summary) == {"added": 10, "encoded": 10}
+    with closing(open_index(place)) as now:
+        assert now.meta["shop"] == "ours"
+        assert now.meta["encoder"]["fingerprint"] == other.fingerprint
+        assert now.fields == {"category": "keyword"}
+        assert now.count({"category": "hats"}) == 5
+        check(now, other, folder)
+    with closing(open_index(before, read_only=True)) as old:
+        check(old, tiny, folder)
+    with pytest.raises(IndexUnavailable, match="in the way"):
+        rebuild_index(place, tiny)
+
+
+def test_a_rebuild_cut_short_leaves_the_old_index_and_goes_on(tiny: Encoder, folder: Path, tmp_path: Path) -> None:
+    """Stopped half way, the old index answers; run again, only what is missing is encoded."""
+    place = tmp_path / "pictures.index"
+    _made(place, tiny, folder)
+
+    def stop(summary: Summary, seen: int) -> None:
+        if summary.encoded == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rebuild_index(place, Encoder.default(), progress=stop)
+    with closing(open_index(place, read_only=True)) as old:
+        check(old, tiny, folder)
+
+    summary, _ = rebuild_index(place, Encoder.default())
+    assert 0 < summary.encoded < 10
+    with closing(open_index(place, read_only=True)) as now:
+        check(now, Encoder.default(), folder)
+
+
+def test_a_rebuild_drops_nothing_silently(tiny: Encoder, folder: Path, tmp_path: Path) -> None:
+    """A picture that has gone is said, and the index that knows it is kept."""
+    place = tmp_path / "pictures.index"
+    _made(place, tiny, folder)
+    (folder / "hats" / "3.png").unlink()
+
+    summary, before = rebuild_index(place, Encoder.default())
+
+    assert [error.reason for error in summary.skipped] == ["no such file"]
+    with closing(open_index(before, read_only=True)) as old:
+        assert len(old) == 10
+
+
+def test_only_a_folder_can_be_rebuilt(tiny: Encoder) -> None:
+    """A collection of a server has no place beside it."""
+    with pytest.raises(IndexUnavailable, match="new collection"):
+        rebuild_index("http://localhost:6333/pictures", tiny)

@@ -150,6 +150,16 @@ class EmbeddedIndex:
         self._served = self._settings.served
         self.meta: Mapping[str, Any] = MappingProxyType(self._settings.meta)
 
+    @property
+    def fields(self) -> dict[str, FieldType]:
+        """The payload fields that were declared, with their types."""
+        return dict(self._settings.fields)
+
+    @property
+    def quantization(self) -> Literal["int8"] | None:
+        """As given when the index was made."""
+        return self._settings.quantization
+
     # Opening
 
     def _check_folder(self, create: bool) -> None:
