@@ -1,4 +1,4 @@
-"""Which pictures: folders, files and CSV catalogues to checked rows.
+"""Which pictures: folders, files and catalogues to checked rows.
 
 A picture's key is its absolute path. A name that is not valid UTF-8 has no place in JSON or in a database, so its key
 is the file URI of RFC 8089 (``file:///photos/caf%E9.jpg``), which leads back to the same bytes.
@@ -6,11 +6,9 @@ is the file URI of RFC 8089 (``file:///photos/caf%E9.jpg``), which leads back to
 
 from __future__ import annotations
 
-import csv
-import difflib
+import json
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,27 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from lookalike.errors import CatalogueError
 from lookalike.images import EXTENSIONS, looks_like_picture, shown
+from lookalike.products import Seen, column_place, find_column, is_url, picture_place, products
+from lookalike.tables import Problems, delimited, is_delimited, is_table, records
 
-__all__ = ["Row", "Table", "key_of", "listed_path", "path_of", "read_table", "rows"]
-
-PICTURE_COLUMNS = ("image", "picture", "path", "file", "filename")
+__all__ = [
+    "Row",
+    "Table",
+    "key_of",
+    "listed_path",
+    "path_of",
+    "read_table",
+    "rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One picture: its `path` for the operating system, and what is known about it."""
+    """One picture: its `path` for the operating system, what is known about it, and its row in a table, or 0."""
 
     path: str
     payload: dict[str, Any] = field(default_factory=dict)
+    number: int = field(default=0, compare=False)
 
     @property
     def key(self) -> str:
@@ -52,33 +59,45 @@ def path_of(key: str) -> str:
     return os.fsdecode(unquote_to_bytes(urlsplit(key).path)) if key.startswith("file://") else key
 
 
-def rows(places: Iterable[str | os.PathLike[str]]) -> Iterator[Row]:
-    """Every picture of some folders, files and CSV catalogues, each once, folders in order of name.
+def rows(
+    places: Iterable[str | os.PathLike[str]],
+    mapping: Mapping[str, str] | None = None,
+    problems: Problems | None = None,
+) -> Iterator[Row]:
+    """Every picture of some folders, files and catalogues, each once, folders in order of name.
 
     Folders are walked to the bottom; hidden files and folders (``.name``) are passed over, links to folders are not
     followed. A file counts if its extension or its first bytes say picture. The payload of a folder's picture is its
-    ``category``: the name of the folder it lies in. A CSV file gives one picture per row: the column named image,
-    picture, path, file or filename holds the path, relative to the CSV; every other column becomes payload, numbers
-    where the whole column is numbers. A single file is taken as a picture whatever its name.
+    ``category``: the name of the folder it lies in. A table gives one picture per row, its path relative to the table,
+    and its other columns become payload (see `products`). Another file is taken as a picture whatever its name.
+
+    Args:
+        places: folders, tables by their names (see `lookalike.tables`), and other files.
+        mapping: payload name → column of the tables (see `products`).
+        problems: takes rows of tables that are passed over; by default the first one is raised.
 
     Raises:
-        CatalogueError: a place does not exist, or a CSV file has no picture column or is malformed.
+        CatalogueError: a place does not exist, or a table has no picture column, is malformed, or has no row that is
+            any good.
     """
-    seen: set[str] = set()
+    seen = Seen()
+    problems = problems if problems is not None else Problems(strict=True)
     for place in places:
         where = os.fspath(place)
         if os.path.isdir(where):  # noqa: PTH112 - a str keeps undecodable bytes as they are
             found: Iterable[Row] = _folder(where)
-        elif where.lower().endswith(".csv"):
-            found = _csv(where)
+        elif is_table(where):
+            found = _table(where, mapping or {}, problems)
         elif os.path.lexists(where):
             found = [Row(os.path.abspath(where), _category(where))]  # noqa: PTH100
         else:
             raise CatalogueError(f"no such file or folder: {shown(where)}")
         for row in found:
-            if row.path not in seen:
-                seen.add(row.path)
+            if seen.add(row.path):
                 yield row
+            elif row.number:
+                reason = f"picture {shown(row.path)} was named before"
+                problems.add(where, row.number, "same picture", reason, harmless=True)
 
 
 def _category(path: str) -> dict[str, Any]:
@@ -109,16 +128,21 @@ def _announces(path: str) -> bool:
         return False
 
 
-def _csv(path: str) -> Iterator[Row]:
-    table = read_table(path)
-    column = table.picture_column()
-    for number, cells in table.body:
-        if not cells[column]:
-            raise CatalogueError(f"catalogue {shown(path)}, row {number}: no picture")
-    convert = [_column_type([cells[i] for _, cells in table.body]) for i in range(len(table.header))]
-    for _, cells in table.body:
-        payload = {h: convert[i](cells[i]) for i, h in enumerate(table.header) if i != column and h and cells[i] != ""}
-        yield Row(listed_path(path, cells[column]), payload)
+def _table(path: str, mapping: Mapping[str, str], problems: Problems) -> Iterator[Row]:
+    """The pictures of a table. One of which no row is any good is refused, with the first reason."""
+    before, found = problems.latest, False
+    for product in products(path, mapping, problems):
+        if is_url(product.picture):
+            reason = "its picture is a URL: fetch it first with lookalike catalogue fetch"
+            problems.add(path, product.row, "not fetched", reason)
+            continue
+        found = True
+        yield Row(listed_path(path, product.picture), product.payload, product.row)
+    if not found and problems.latest is not before:
+        raise CatalogueError(f"{problems.latest}; nor is any other row of it any good")
+
+
+# ── tables as text ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def listed_path(catalogue: str | os.PathLike[str], name: str) -> str:
@@ -129,7 +153,7 @@ def listed_path(catalogue: str | os.PathLike[str], name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A CSV file as text.
+    """A whole table as text.
 
     Attributes:
         path: where it lies.
@@ -147,81 +171,37 @@ class Table:
         Raises:
             CatalogueError: there is none; the message gives the nearest name and all of them.
         """
-        found = self.find(name)
-        if found is None:
-            near = difflib.get_close_matches(name.lower(), [h.lower() for h in self.header], n=1)
-            guess = f" (did you mean {next(h for h in self.header if h.lower() == near[0])}?)" if near else ""
-            raise CatalogueError(
-                f"catalogue {shown(self.path)} has no column {name}{guess}: it has {', '.join(self.header)}"
-            )
-        return found
+        return column_place(self.path, self.header, name)
 
     def find(self, name: str) -> int | None:
         """As `column`, with None where there is none."""
-        if name in self.header:
-            return self.header.index(name)
-        return next((i for i, h in enumerate(self.header) if h.lower() == name.lower()), None)
+        return find_column(self.header, name)
 
     def picture_column(self) -> int:
         """Where the column of picture paths stands. Raises CatalogueError where there is none."""
-        column = next((i for name in PICTURE_COLUMNS for i, h in enumerate(self.header) if h.lower() == name), None)
-        if column is None:
-            raise CatalogueError(
-                f"catalogue {shown(self.path)} has no picture column: name one of {', '.join(PICTURE_COLUMNS)}; "
-                f"found {', '.join(self.header)}"
-            )
-        return column
+        return picture_place(self.path, self.header)
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
-    """Read a CSV file: UTF-8; comma, semicolon or tab, whichever its header has most; blanks around cells dropped.
+    """Read a whole table as text, in any format of `lookalike.tables`: lists as JSON, and what is missing as "".
 
     Raises:
         CatalogueError: it cannot be read, is not UTF-8, has no header, or a row has not one cell per column.
     """
     where = os.fspath(path)
-    header, *cells = _cells(where)
-    body = [(number, row) for number, row in enumerate(cells, start=2) if any(row)]
+    if not is_delimited(where):
+        found = list(records(where))
+        header = list(dict.fromkeys(name for _, record in found for name in record))
+        cells = [(number, [_as_text(record.get(name)) for name in header]) for number, record in found]
+        return Table(where, header, [(number, row) for number, row in cells if any(row)])
+    (_, header), *body = delimited(where)
     for number, row in body:
         if len(row) != len(header):
             raise CatalogueError(f"catalogue {shown(where)}, row {number}: {len(row)} fields instead of {len(header)}")
     return Table(where, header, body)
 
 
-def _cells(path: str) -> list[list[str]]:
-    """The cells of a CSV file without the blanks around them, the header first."""
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
-            first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=first.count))
-            table = [[cell.strip() for cell in row] for row in reader]
-    except UnicodeDecodeError as error:
-        raise CatalogueError(
-            f"catalogue {shown(path)} is not UTF-8 text (byte {error.object[error.start]:#04x}): save it as UTF-8"
-        ) from error
-    except (OSError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CatalogueError(f"cannot read catalogue {shown(path)}: {reason}") from error
-    if not table or not any(table[0]):
-        raise CatalogueError(f"catalogue {shown(path)} is empty: its first row must name the columns")
-    return table
-
-
-def _column_type(values: Sequence[str]) -> Callable[[str], Any]:
-    """int, float or str: the narrowest type that every non-empty value of a column has.
-
-    What looks like a code stays text: leading zeros, underscores (which Python would read as digit separators), and
-    numbers beyond 64 bits.
-    """
-    filled = [value for value in values if value != ""]
-    if any(re.match(r"[+-]?0\d|.*_", value) for value in filled):
-        return str
-    for kind in (int, float):
-        try:
-            numbers = [kind(value) for value in filled]
-        except ValueError:
-            continue
-        if filled and all(abs(number) < 2**63 for number in numbers):
-            return kind
-    return str
+def _as_text(value: Any) -> str:
+    if value is None or isinstance(value, str):
+        return (value or "").strip()
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from lookalike.catalogue import Table, listed_path, read_table, rows
 from lookalike.errors import CatalogueError
 from lookalike.images import shown
+from lookalike.tables import is_table
 
 Numbers = npt.NDArray[np.int64]
 
@@ -28,7 +29,7 @@ _SIDE_NAMES = {name: name for name in SIDES} | {"training": "train", "val": "val
 _ANSWERS = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0}
 _PAIRS, _TRIPLETS = ("left", "right", "same"), ("anchor", "positive", "negative")
 
-__all__ = ["SIDES", "Example", "Labelled", "labelled"]
+__all__ = ["SIDES", "Example", "Labelled", "by_column", "by_folder", "labelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +93,17 @@ def labelled(
     """Read pictures and their labels.
 
     Args:
-        root: a folder of pictures, or a CSV file with one picture per row (see `lookalike.catalogue.rows`).
+        root: a folder of pictures, or a table with one picture per row (see `lookalike.catalogue.rows`).
         labels: where the labels are.
             "none": nothing is known; each picture is a class of its own, whose label is its path below `root`.
             "folders": the class of a picture is the folder that holds it, and its label is that folder's path below
             `root`. Where classes lie in several folders, as ``alphabet/character/picture.png``, the outer folder is
             their category; folders that hold everything carry no meaning.
-            The name of a column, if `root` is a CSV file. Its column ``split``, if any, is read as well.
-            The path of another CSV file, if `root` is a folder (relative to it, or to the working folder): with columns
+            The name of a column, if `root` is a table. Its column ``split``, if any, is read as well.
+            The path of a table, if `root` is a folder (relative to it, or to the working folder): with columns
             ``left,right,same``, where same is 1, true, yes or 0, false, no, it holds pairs; with columns
             ``anchor,positive,negative`` it holds triplets. Its pictures are relative to it, or to `root`.
-        category: the column of the category, if `root` is a CSV file.
+        category: the column of the category, if `root` is a table.
 
     Raises:
         CatalogueError: nothing to read, a value that means nothing (with file, row, column and value), or fewer than
@@ -111,13 +112,13 @@ def labelled(
     place, source = os.fspath(root), os.fspath(labels)
     if source == "none" and category is None:
         return _unlabelled(place)
-    if _is_csv(place):
-        found = _by_column(place, source, category)
+    if is_table(place):
+        found = by_column(place, source, category)
     elif category is not None:
         raise CatalogueError(f"category {category} is a column, and {shown(place)} is no CSV file: leave it out")
     elif source == "folders":
-        found = _by_folder(place)
-    elif _is_csv(source):
+        found = by_folder(place)
+    elif is_table(source):
         found = _by_list(place, source)
     else:
         raise CatalogueError(
@@ -129,7 +130,7 @@ def labelled(
 
 def _unlabelled(root: str) -> Labelled:
     """Every picture as a class of its own."""
-    if _is_csv(root):
+    if is_table(root):
         table = read_table(root)
         listed = {name: _side(table, number, cells) for number, name, cells in _pictures(table)}
     else:
@@ -138,12 +139,8 @@ def _unlabelled(root: str) -> Labelled:
         raise CatalogueError(f"{shown(root)} holds {_count(len(listed), 'picture')}: learning needs at least two")
     # Relative, so that the same pictures in another place are the same data.
     top = os.path.abspath(root)  # noqa: PTH100
-    top = os.path.dirname(top) if _is_csv(root) else top  # noqa: PTH120
+    top = os.path.dirname(top) if is_table(root) else top  # noqa: PTH120
     return Labelled([Example(path, shown(os.path.relpath(path, top)), split=side) for path, side in listed.items()])
-
-
-def _is_csv(path: str) -> bool:
-    return path.lower().endswith(".csv") and not os.path.isdir(path)  # noqa: PTH112 - undecodable bytes stay
 
 
 def _checked(found: Labelled, place: str) -> Labelled:
@@ -177,8 +174,11 @@ def _count(number: int, noun: str) -> str:
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_folder(root: str) -> Labelled:
-    """Labels from folders. Paths are compared as strings relative to the root, so that any name will do."""
+def by_folder(root: str) -> Labelled:
+    """Labels from folders, see `labelled`; a class of one picture will do, and so will one class.
+
+    Paths are compared as strings relative to the root, so that any name will do. Raises CatalogueError: no such folder.
+    """
     if not os.path.isdir(root):  # noqa: PTH112
         raise CatalogueError(f"no such folder: {shown(root)}")
     paths = [row.path for row in rows([root])]
@@ -226,7 +226,11 @@ def _categories(classes: set[PurePath], common: PurePath) -> dict[PurePath, Pure
 # ── columns ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_column(path: str, labels: str, category: str | None) -> Labelled:
+def by_column(path: str, labels: str, category: str | None) -> Labelled:
+    """Labels from a column of a CSV file, see `labelled`; a class of one picture will do, and so will one class.
+
+    Raises CatalogueError: no such file or column, or a row without a picture.
+    """
     table = read_table(path)
     if labels == "folders" and table.find("folders") is None:
         raise CatalogueError(

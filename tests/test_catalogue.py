@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.catalogue import Row, key_of, path_of, rows
+from lookalike.catalogue import Row, key_of, path_of, read_table, rows
 from lookalike.errors import CatalogueError
+from lookalike.labels import labelled
+from lookalike.tables import Problems
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
@@ -237,7 +241,8 @@ def test_csv_names_each_picture_once(tmp_path):
         (",,\n", "is empty: its first row must name the columns"),
         (
             "name,price\nx,1\n",
-            "has no picture column: name one of image, picture, path, file, filename; found name, price",
+            "has no picture column: name one of image, picture, path, file, filename, image_url, or say which it is "
+            "with --map image=COLUMN; found name, price",
         ),
         ("image,a\nx.jpg,1\ny.jpg\n", "row 3: 1 fields instead of 2"),
         ("image,a\nx.jpg,1,2\n", "row 2: 3 fields instead of 2"),
@@ -293,3 +298,113 @@ def test_different_files_have_different_keys(tmp_path):
     odd = os.fsdecode(b"/x/caf\xe9.jpg")
     assert key_of(odd) != key_of("/x/caf%E9.jpg")
     assert path_of(key_of("/file:/x")) == "/file:/x"
+
+
+# ── other tables, and rows that are passed over ──────────────────────────────────────────────────────────────────────
+
+
+def lines(path: Path, *records: dict) -> Path:
+    return write(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.JSON", "list.ndjson.gz"])
+def test_json_lines(tmp_path, name):
+    """A table is known by its name; paths are relative to it, and values keep their types."""
+    path = lines(tmp_path / name, {"picture": "pics/a.jpg", "price": 12, "new": True, "tags": ["x"]})
+    expected = Row(str(tmp_path / "pics/a.jpg"), {"price": 12, "new": True, "tags": ["x"]})
+    assert list(rows([path])) == [expected]
+
+
+def test_rows_that_are_passed_over(tmp_path):
+    """With a place for problems the good rows come, and each bad one is counted with its row and reason."""
+    path = lines(
+        tmp_path / "list.jsonl",
+        {"id": 1, "image": "a.jpg"},
+        {"id": 1, "image": "b.jpg"},
+        {"id": 2},
+        {"id": 3, "image": "http://host.example/c.jpg"},
+        {"id": 4, "image": "./a.jpg"},
+        {"id": 5, "image": "d.jpg"},
+    )
+    problems = Problems()
+    assert [row.payload["id"] for row in rows([path], problems=problems)] == [1, 5]
+    assert [(problem.row, problem.kind) for problem in problems.listed] == [
+        (2, "duplicate id"),
+        (3, "no picture"),
+        (4, "not fetched"),
+        (5, "same picture"),
+    ]
+    assert problems.sentences()[0] == f"1 × duplicate id, the first: catalogue {path}, row 2: id 1 was seen before"
+    assert refused(path) == f"catalogue {path}, row 2: id 1 was seen before"
+
+
+def test_a_table_of_which_nothing_is_left(tmp_path):
+    """A table without one good row is refused with a reason, also where bad rows are passed over."""
+    path = lines(tmp_path / "list.jsonl", *[{"image": f"http://host.example/{n}.jpg"} for n in range(30)])
+    other = lines(tmp_path / "other.jsonl", {"image": "a.jpg"}, *[{"image": f"http://x/{n}"} for n in range(30)])
+    for places in ([path], [other, path]):
+        with pytest.raises(
+            CatalogueError, match=r"list.jsonl, row 30: its picture is a URL: fetch it first with .*; nor is"
+        ):
+            list(rows(places, problems=Problems()))
+
+
+def test_mapping_of_columns(tmp_path):
+    """Columns called otherwise are named, for every table."""
+    path = write(tmp_path / "list.csv", "sku,photo,kind\n007,a.jpg,A > B\n")
+    expected = Row(str(tmp_path / "a.jpg"), {"id": "007", "category": "A > B", "categories": ["A", "B"]})
+    assert list(rows([path], {"id": "sku", "image": "photo", "category": "kind"})) == [expected]
+
+
+def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def test_index_of_a_catalogue(tmp_path, make_pictures):
+    """A catalogue with mapped columns: indexed with its payload, bad rows said, filters answered; strict stops."""
+    from lookalike.index import open_index
+
+    top = make_pictures("a.png", "b.png", "c.png")
+    path = lines(
+        top / "shop.jsonl",
+        {"sku": "A1", "photo": "a.png", "kinds": [["Clothing", "Shoes"], ["Sport"]]},
+        {"sku": "B2", "photo": "b.png", "kinds": [["Clothing", "Hats"]]},
+        {"sku": "B2", "photo": "c.png"},
+    )
+    arguments = ["index", path, "--to", tmp_path / "index", "--model", Path(__file__).parent / "data" / "tiny"]
+    mapping = ["--map", "id=sku,image=photo", "--map", "category=kinds"]
+    done = run(*arguments, *mapping, "--json")
+    assert json.loads(done.stdout)["added"] == 2
+    assert "passed over 1 × duplicate id" in done.stderr
+    index = open_index(str(tmp_path / "index"), read_only=True)
+    for where, wanted in [
+        ({"id": "B2"}, "b.png"),
+        ({"categories": "Sport"}, "a.png"),
+        ({"category": "Clothing > Hats"}, "b.png"),
+    ]:
+        assert [Path(item.key).name for item in index.scan(where)] == [wanted]
+    index.close()
+    assert json.loads(run(*arguments, *mapping, "--json").stdout)["unchanged"] == 2
+    assert "row 3: id 'B2' was seen before" in run(*arguments, *mapping, "--strict", status=1).stderr
+    assert "--map takes NAME=COLUMN" in run(*arguments, "--map", "sku", status=1).stderr
+
+
+def test_any_table_as_text(tmp_path):
+    """What reads labels, pairs and roles reads them from any table: numbers, lists and truth values as in JSON."""
+    path = lines(
+        tmp_path / "list.jsonl", {"image": "a", "n": 1, "new": True}, {"image": " b ", "tags": ["x"], "n": None}
+    )
+    table = read_table(path)
+    assert table.header == ["image", "n", "new", "tags"]
+    assert table.body == [(1, ["a", "1", "true", ""]), (2, ["b", "", "", '["x"]'])]
+    same = lines(tmp_path / "labels.jsonl", *({"image": f"{n}.jpg", "kind": n // 2} for n in range(4)))
+    found = labelled(same, "kind").examples
+    assert [(Path(one.path).name, one.label) for one in found] == [
+        ("0.jpg", "0"),
+        ("1.jpg", "0"),
+        ("2.jpg", "1"),
+        ("3.jpg", "1"),
+    ]

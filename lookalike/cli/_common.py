@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from lookalike.index.base import FieldType, Index, Payload
     from lookalike.indexing import Summary
     from lookalike.search import Searcher
+    from lookalike.tables import Problems
 
 model_option = click.option(
     "--model", metavar="BUNDLE", help="Encoder bundle: a folder or .zip. Default: the one the index was made with."
@@ -33,6 +37,30 @@ where_option = click.option(
     help="Only items that fit, e.g. category=shoes, 'price<50', 'year>=2012'. Give it again for further conditions; "
     "the same field with = again means either value.",
 )
+map_option = click.option(
+    "--map",
+    "mapping",
+    multiple=True,
+    metavar="NAME=COLUMN,...",
+    help="What columns of a catalogue are: image, id and category, where they are called otherwise, and other names "
+    "for others; e.g. id=asin,image=imUrl,category=categories,title=name. An empty column says that there is none.",
+)
+
+
+def parse_mapping(texts: Sequence[str]) -> dict[str, str]:
+    """``name=column,name=column`` as a mapping. Raises QueryError on anything else."""
+    mapping: dict[str, str] = {}
+    for part in ",".join(texts).split(",") if texts else ():
+        name, sign, column = (piece.strip() for piece in part.partition("="))
+        if not sign or not name or name in mapping:
+            raise QueryError(f"--map takes NAME=COLUMN, each name once, got {part!r}")
+        mapping[name] = column
+    return mapping
+
+
+def say_problems(problems: Problems) -> None:
+    for sentence in problems.sentences():
+        click.echo(f"passed over {sentence}", err=True)
 
 
 def write_text(file: str, text: str) -> None:
@@ -41,6 +69,35 @@ def write_text(file: str, text: str) -> None:
     except OSError as error:
         raise LookalikeError(f"cannot write {file}: {error.strerror}") from error
     click.echo(f"wrote {file}", err=True)
+
+
+def write_json(file: str, document: Any) -> None:
+    """As text that people can read; but a name that is no valid text needs escapes."""
+    text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(document, indent=1) + "\n"
+    write_text(file, text)
+
+
+def command_line() -> str:
+    """The running command: what was given, no defaults, and of whole paths the last part: not where they lay."""
+    context = click.get_current_context()
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        given = context.params[name]
+        values = list(given) if isinstance(given, tuple) else [given]
+        if isinstance(parameter, click.Argument):
+            words += map(str, values)
+        elif isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0] if given else parameter.secondary_opts[0])
+        else:
+            words += [word for value in values for word in (parameter.opts[0], str(value))]
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
 
 
 def need_training() -> None:
@@ -108,14 +165,21 @@ def open_searcher(location: str, model: str | None, rerank: bool) -> Iterator[Se
         yield Searcher(open_encoder(model or remembered(opened)), opened, reranking=None if rerank else Reranking())
 
 
-def payload_fields(listed: Sequence[Row]) -> dict[str, FieldType]:
-    """The payload columns worth an index of their own, with their types: all that hold one kind of plain value."""
-    types: dict[str, set[type]] = {}
+def payload_fields(listed: Iterable[Row]) -> tuple[int, dict[str, FieldType]]:
+    """How many rows there are, and the payload columns worth an index of their own, with their types.
+
+    Those are all that hold one kind of plain value, or lists of one kind.
+    """
+    count, types = 0, defaultdict[str, set[type]](set)
     for row in listed:
+        count += 1
         for name, value in row.payload.items():
-            types.setdefault(name, set()).add(type(value))
+            types[name].update({type(inner) for inner in value} if isinstance(value, list) else {type(value)})
     names: dict[type, FieldType] = {str: "keyword", int: "integer", float: "float", bool: "bool"}
-    return {name: names[next(iter(kinds))] for name, kinds in types.items() if len(kinds) == 1 and kinds <= set(names)}
+    fields = {
+        name: names[next(iter(kinds))] for name, kinds in types.items() if len(kinds) == 1 and kinds <= set(names)
+    }
+    return count, fields
 
 
 @contextmanager
