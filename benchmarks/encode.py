@@ -41,7 +41,7 @@ import numpy as np
 from PIL import Image
 
 from lookalike import images
-from lookalike.encoder import BATCH, Encoder, _openvino
+from lookalike.encoder import BATCH, Encoder, _openvino, _options
 
 DATE = "2026-11-21"
 PHOTOGRAPHS = {
@@ -367,7 +367,7 @@ def latency(encoder: Encoder, contents: dict[str, list[bytes]]) -> dict:
 def compiling(encoder: Encoder, rounds: int) -> dict:
     """Seconds until the first vector of a fresh encoder, with and without a folder of compiled graphs."""
     ov, plain, cached = _openvino(), [], []
-    options = encoder._network._options(ov, ov.Core())
+    options = _options(ov, ov.Core(), encoder.precision)
     model = encoder.bundle.path / encoder.bundle.manifest["image"]["graph"]
     height, width = encoder.bundle.preprocessing.size
     with tempfile.TemporaryDirectory() as cache:

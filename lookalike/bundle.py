@@ -7,7 +7,8 @@
     image.onnx             pixels (n, 3, height, width) float32, normalised → vectors (n, dim) float32
     weights.safetensors    the parameters under their training names; image.onnx may refer to them instead of
                            holding a second copy (ONNX external data)
-    text.onnx              optional
+    text.onnx              optional: ids (n, m) int64 → vectors (n, dim) float32 in the space of the pictures'
+    vocabulary.json        with it: how words become ids (`lookalike.text`)
     README.md              the model card
 
 `Bundle.load` checks the schema and every hash before anything is used; nothing is ever unpickled.
@@ -30,6 +31,7 @@ from typing import Any
 from lookalike.errors import BundleError
 from lookalike.images import Preprocessing
 from lookalike.rerank import Reranking
+from lookalike.text import Vocabulary, vocabulary_from_document
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -101,6 +103,10 @@ class Bundle:
                     raise ValueError(f"file entry {name!r}")
             if graph not in manifest["files"]:
                 raise ValueError(f"graph {graph!r} is not among the files")
+            words = manifest.get("text")
+            for part in ("graph", "vocabulary") if words is not None else ():
+                if words[part] not in manifest["files"]:
+                    raise ValueError(f"{part} of text {words[part]!r} is not among the files")
             bundle = cls(path, manifest, dim, Preprocessing.from_document(image))
             try:
                 _ = bundle.reranking
@@ -131,6 +137,28 @@ class Bundle:
         """How a search with this encoder goes on after its first ranking: "search" in the manifest, off without it."""
         document = self.manifest.get("search")
         return Reranking() if document is None else Reranking.from_document(document)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it encodes words, too."""
+        return self.manifest.get("text") is not None
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """How words become ids.
+
+        Raises:
+            BundleError: it has no text tower (`has_text`), or the vocabulary is malformed.
+        """
+        if not self.has_text:
+            raise BundleError(f"bundle {self.path} has no text tower")
+        name = self.manifest["text"]["vocabulary"]
+        with _Files(self.path) as files:
+            content = files.read(name)
+        try:
+            return vocabulary_from_document(json.loads(content))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(f"bundle {self.path}: {name} is malformed ({error})") from error
 
     def graph_folder(self, scratch: Path) -> Path:
         """A folder that holds the graph and what it refers to: the bundle's own, or `scratch` with a zip unpacked."""

@@ -1,4 +1,4 @@
-"""Pictures to unit vectors with a bundle, through OpenVINO; no PyTorch.
+"""Pictures, and words where the bundle knows them, to unit vectors, through OpenVINO; no PyTorch.
 
 Decoding runs in threads ahead of the network, in a bounded window, so that memory does not grow with the number of
 pictures and neither side waits for the other longer than it must. Order is kept.
@@ -21,7 +21,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 
 from lookalike.bundle import Bundle, default_path
-from lookalike.errors import BundleError, EncoderMismatch, ImageError
+from lookalike.errors import BundleError, EncoderMismatch, ImageError, QueryError
 from lookalike.images import Picture, Pixels
 from lookalike.vectors import Vectors, unit
 
@@ -30,8 +30,10 @@ Precision = Literal["auto", "fp32"]
 
 # Pictures per network call (benchmarks/encode.py).
 BATCH = 16
+# Texts per network call.
+TEXTS = 64
 
-__all__ = ["BATCH", "Encoded", "Encoder", "SkippedPicture", "cores"]
+__all__ = ["BATCH", "Encoded", "Encoder", "SkippedPicture", "compiled", "cores"]
 
 
 class SkippedPicture(UserWarning):
@@ -66,6 +68,7 @@ class Encoder:
         self.precision = precision
         self.threads = threads or cores()
         self._network = _Network(bundle, precision)
+        self._words = _Words(bundle, precision)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **options: Any) -> Encoder:
@@ -142,6 +145,36 @@ class Encoder:
                 else:
                     on_skip(outcome.error)
         return np.stack(rows) if rows else np.empty((0, self.dim), dtype=np.float32)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether `texts` can be asked."""
+        return self.bundle.has_text
+
+    def texts(self, texts: Sequence[str] | Iterable[str]) -> Vectors:
+        """Encode texts into the space of the pictures: the closer a picture's vector, the better it fits the words.
+
+        Any Unicode text has a vector; empty text, and text too long to be read whole, as well.
+
+        Args:
+            texts: any iterable; one lonely string is refused, since its letters would be iterated.
+
+        Returns:
+            (n, dim) float32, rows of unit length.
+
+        Raises:
+            QueryError: the bundle has no text tower; the message says how to make one.
+        """
+        if isinstance(texts, str):
+            raise TypeError("texts takes several strings: wrap a single one in a list")
+        if not self.has_text:
+            raise QueryError(
+                f"bundle {self.name} ({self.bundle.path}) knows pictures alone, no words: teach it words with "
+                "`lookalike train --captions captions.csv --to BUNDLE`, then index the pictures with that bundle"
+            )
+        given = list(texts)
+        rows = [self._words(given[first : first + TEXTS]) for first in range(0, len(given), TEXTS)]
+        return np.concatenate(rows) if rows else np.empty((0, self.dim), dtype=np.float32)
 
     def stream(self, sources: Iterable[T], load: Callable[[T], Pixels | None] | None = None) -> Iterator[Encoded[T]]:
         """Encode a long or endless series in bounded memory, in order, one outcome per source.
@@ -267,33 +300,81 @@ class _Network:
             return self._compiled[size].create_infer_request()
 
     def _compile(self, size: int) -> Any:
+        return compiled(self._bundle, size, self._precision)
+
+
+def compiled(bundle: Bundle, size: int, precision: Precision, change: Callable[[Any], None] | None = None) -> Any:
+    """A bundle's graph, compiled for `size` pictures at once, normalisation inside.
+
+    Args:
+        bundle: whose graph.
+        size: pictures at a time: the graph takes (size, height, width, 3) uint8.
+        precision: as for `Encoder`.
+        change: may alter the `openvino.Model` in place before it is compiled, as to ask for further outputs.
+
+    Raises:
+        BundleError: the graph cannot be run.
+    """
+    ov = _openvino()
+    preprocessing = bundle.preprocessing
+    height, width = preprocessing.size
+    with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
+        folder = bundle.graph_folder(Path(scratch))
+        try:
+            core = ov.Core()
+            model = core.read_model(folder / bundle.manifest["image"]["graph"])
+            model.reshape([size, 3, height, width])
+            steps = ov.preprocess.PrePostProcessor(model)
+            steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
+            steps.input().model().set_layout(ov.Layout("NCHW"))
+            steps.input().preprocess().convert_element_type(ov.Type.f32).mean(
+                [255 * m for m in preprocessing.mean]
+            ).scale([255 * s for s in preprocessing.std])
+            model = steps.build()
+            if change is not None:
+                change(model)
+            return core.compile_model(model, "CPU", _options(ov, core, precision))
+        except RuntimeError as error:
+            raise BundleError(f"bundle {bundle.path}: the graph cannot be run: {error}") from error
+
+
+class _Words:
+    """The text tower, compiled when first needed; one call at a time."""
+
+    def __init__(self, bundle: Bundle, precision: Precision) -> None:
+        self._bundle = bundle
+        self._precision = precision
+        self._lock = threading.Lock()
+        self._request: Any = None
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """(n, dim) unit rows."""
+        ids = self._bundle.vocabulary(texts)
+        with self._lock:
+            if self._request is None:
+                self._request = self._compile().create_infer_request()
+            self._request.infer({0: ids})
+            return unit(np.array(self._request.get_output_tensor(0).data, dtype=np.float32), self._bundle.dim)
+
+    def _compile(self) -> Any:
         ov = _openvino()
-        preprocessing = self._bundle.preprocessing
-        height, width = preprocessing.size
         with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
             folder = self._bundle.graph_folder(Path(scratch))
             try:
                 core = ov.Core()
-                model = core.read_model(folder / self._bundle.manifest["image"]["graph"])
-                model.reshape([size, 3, height, width])
-                steps = ov.preprocess.PrePostProcessor(model)
-                steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
-                steps.input().model().set_layout(ov.Layout("NCHW"))
-                steps.input().preprocess().convert_element_type(ov.Type.f32).mean(
-                    [255 * m for m in preprocessing.mean]
-                ).scale([255 * s for s in preprocessing.std])
-                model = steps.build()
-                return core.compile_model(model, "CPU", self._options(ov, core))
+                model = core.read_model(folder / self._bundle.manifest["text"]["graph"])
+                return core.compile_model(model, "CPU", _options(ov, core, self._precision))
             except RuntimeError as error:
-                raise BundleError(f"bundle {self._bundle.path}: the graph cannot be run: {error}") from error
+                raise BundleError(f"bundle {self._bundle.path}: the text graph cannot be run: {error}") from error
 
-    def _options(self, ov: Any, core: Any) -> dict[str, Any]:
-        capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        reduced = self._precision == "auto" and capable
-        return {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": ov.Type.bf16 if reduced else ov.Type.f32,
-        }
+
+def _options(ov: Any, core: Any, precision: Precision) -> dict[str, Any]:
+    capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    reduced = precision == "auto" and capable
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": ov.Type.bf16 if reduced else ov.Type.f32,
+    }
 
 
 def _openvino() -> Any:

@@ -35,7 +35,15 @@ from lookalike.metrics import TIE, Interval, Numbers, Values, few_shot, mean_int
 from lookalike.questions import inside, read_folders, read_pairs, read_roles, read_runs
 from lookalike.ranking import retrieval
 from lookalike.vectors import Vectors, unit
-from lookalike.verification import Report, Roc, bootstrap, fold_accuracy, held_out_correct, report, roc
+from lookalike.verification import (
+    Roc,
+    bootstrap,
+    fold_accuracy,
+    held_out_correct,
+    paired_bootstrap,
+    report,
+    roc,
+)
 
 PROTOCOLS = ("retrieval", "query-gallery", "episodes", "lake", "pairs")
 # Of a list of pairs without folds; LFW has as many.
@@ -45,6 +53,15 @@ BATCH = 64
 # Queries at a time where the nearest class is asked for: 32 MiB of scores.
 CELLS = 1 << 23
 
+# Of errors there should be few; of all other measures, more is better.
+LOWER_IS_BETTER = frozenset({"eer"})
+
+_CURVE_MEASURES: dict[str, Callable[[Roc], float]] = {
+    "eer": Roc.eer,
+    "auc": Roc.area,
+    "tar_at_far_0.01": partial(Roc.tar_at_far, far=0.01),
+    "tar_at_far_0.001": partial(Roc.tar_at_far, far=0.001),
+}
 _TITLES = {
     "map_at_r": "MAP@R",
     "map": "mAP",
@@ -56,7 +73,20 @@ _TITLES = {
     "auc": "area under the ROC",
 }
 
-__all__ = ["FOLDS", "PROTOCOLS", "Embedder", "Results", "differences", "evaluate", "title"]
+__all__ = [
+    "FOLDS",
+    "LOWER_IS_BETTER",
+    "PROTOCOLS",
+    "Embedded",
+    "Embedder",
+    "Results",
+    "differences",
+    "evaluate",
+    "fingerprint_of",
+    "groups_of",
+    "nearest_classes",
+    "title",
+]
 
 
 class Embedder(Protocol):
@@ -64,6 +94,41 @@ class Embedder(Protocol):
 
     def images(self, pictures: Sequence[Any], /) -> Any:
         """(n, dim) rows for n pictures; an `ImageError` where one cannot be read."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The pictures of an evaluation, their vectors and what is known of them, for whoever wants to look at them.
+
+    Attributes:
+        paths: n pictures.
+        vectors: (n, dim) float32 unit rows; zeros where a picture cannot be read.
+        readable: (n,) bool.
+        home: the folder that the pictures, or the list of them, lie in.
+        labels: (n,) the class of each, or None.
+        groups: (n,) which show one thing, or None.
+        asks: (n,) bool, whether it is a query (the others are the gallery), or None: each asks all others.
+        pairs: (m, 2) int64, for protocol "pairs": which two pictures; else None.
+        same: (m,) bool, whether they are the same.
+    """
+
+    paths: Sequence[str]
+    vectors: Vectors
+    readable: npt.NDArray[np.bool_]
+    home: str
+    labels: npt.NDArray[Any] | None = None
+    groups: npt.NDArray[Any] | None = None
+    asks: npt.NDArray[np.bool_] | None = None
+    pairs: Numbers | None = None
+    same: npt.NDArray[np.bool_] | None = None
+
+    def decided(self) -> tuple[npt.NDArray[np.bool_], Values]:
+        """Of "pairs": which can be read, (m,) bool, and the cosines of those, rounded to what counts as a tie."""
+        assert self.pairs is not None
+        kept: npt.NDArray[np.bool_] = np.asarray(self.readable[self.pairs].all(1))
+        left, right = self.vectors[self.pairs[kept].T]
+        cosines: Values = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+        return kept, np.round(cosines / TIE) * TIE
 
 
 @dataclass(frozen=True)
@@ -84,6 +149,7 @@ class Results:
         details: what else the protocol tells, as JSON.
         notes: sentences about what was left out or assumed.
         curve: the ROC curve of all pairs, with protocol "pairs".
+        embedded: the pictures and their vectors; kept out of `document`.
     """
 
     protocol: str
@@ -98,6 +164,7 @@ class Results:
     details: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     curve: Roc | None = None
+    embedded: Embedded | None = None
 
     def document(self) -> dict[str, Any]:
         """As JSON, without what each question gave."""
@@ -137,7 +204,11 @@ def title(measure: str) -> str:
 
 
 def differences(ours: Results, theirs: Results) -> dict[str, Interval]:
-    """Paired 95 % intervals of `ours` - `theirs` of all measures that have answers: above zero, ours is better.
+    """Paired 95 % intervals of `ours` - `theirs` of all measures: above zero, ours is better.
+
+    The other way round for those that are `LOWER_IS_BETTER`.
+
+    Of measures of a ROC curve, which are no means over questions, both curves are drawn anew from the same pairs.
 
     Raises:
         QueryError: they are answers to different questions.
@@ -145,7 +216,11 @@ def differences(ours: Results, theirs: Results) -> dict[str, Interval]:
     for what in ("protocol", "settings", "fingerprint", "unreadable"):
         if getattr(ours, what) != getattr(theirs, what):
             raise QueryError(f"two evaluations can be compared if both have one {what}: ask both the same questions")
-    return {name: paired_interval(ours.answers[name], theirs.answers[name]) for name in ours.answers}
+    gaps = {name: paired_interval(ours.answers[name], theirs.answers[name]) for name in ours.answers}
+    if ours.protocol == "pairs" and ours.embedded is not None and theirs.embedded is not None:
+        (kept, scores), (_, others) = ours.embedded.decided(), theirs.embedded.decided()
+        gaps |= paired_bootstrap(scores, others, ours.embedded.same[kept], _CURVE_MEASURES)  # type: ignore[index]
+    return gaps
 
 
 def evaluate(
@@ -210,7 +285,8 @@ def evaluate(
         raise QueryError(f"no protocol {protocol}: choose one of {', '.join(PROTOCOLS)}")
     task = readers[protocol](place, **options)
     vectors, errors = _embed(encoder, task.paths)
-    found = task.ask(vectors, np.array([error is None for error in errors]))
+    readable = np.array([error is None for error in errors])
+    found = task.ask(vectors, readable)
     settings = {"source": shown(place), **{name: value for name, value in options.items() if value is not None}}
     name = getattr(encoder, "name", type(encoder).__name__)
     prints = {"fingerprint": encoder.fingerprint} if hasattr(encoder, "fingerprint") else {}
@@ -222,11 +298,12 @@ def evaluate(
         answers=found.answers,
         pictures=len(task.paths),
         unreadable=[str(error) for error in errors if error is not None],
-        fingerprint=_fingerprint(place, [*task.paths, *task.lists]),
+        fingerprint=fingerprint_of(place, [*task.paths, *task.lists]),
         seconds=time.monotonic() - began,
         details=found.details,
         notes=task.notes,
         curve=found.curve,
+        embedded=Embedded(task.paths, vectors, readable, _home(place), **task.known),
     )
 
 
@@ -250,6 +327,7 @@ class _Task:
         settings: what was chosen or counted while reading.
         lists: files other than pictures that define the questions.
         notes: see `Results`.
+        known: labels, groups, asks, pairs, same, as far as there are any: see `Embedded`.
     """
 
     paths: list[str]
@@ -257,6 +335,7 @@ class _Task:
     settings: dict[str, Any] = field(default_factory=dict)
     lists: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
 
 
 # ── encoding ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -299,10 +378,16 @@ def _asked(encoder: Embedder, paths: Sequence[str]) -> Vectors:
     return vectors
 
 
-def _fingerprint(place: str, paths: Iterable[str]) -> str:
-    home = place if os.path.isdir(place) else os.path.dirname(os.path.abspath(place))  # noqa: PTH100, PTH112, PTH120
+def fingerprint_of(place: str, paths: Iterable[str]) -> str:
+    """SHA-256 over the sorted names, relative to `place`, and sizes of files: equal for equal data."""
+    home = _home(place)
     lines = sorted({f"{os.path.relpath(path, home)} {_size(path)}" for path in paths})
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _home(place: str) -> str:
+    """The folder that a folder of pictures is, or a list of them lies in."""
+    return place if os.path.isdir(place) else os.path.dirname(os.path.abspath(place))  # noqa: PTH100, PTH112, PTH120
 
 
 def _size(path: str) -> int:
@@ -321,13 +406,14 @@ def _retrieval(place: str, labels: str | None, group: str | None, ks: Sequence[i
     found = labelled(place, labels or "folders")
     paths = [example.path for example in found.examples]
     label = np.array([example.label for example in found.examples])
-    groups = None if group is None else _groups(place, group, paths)
+    groups = None if group is None else groups_of(place, group, paths)
 
     def ask(vectors: Vectors, readable: npt.NDArray[np.bool_]) -> _Found:
         some = None if groups is None else groups[readable]
         return _Found(_spread(retrieval(vectors[readable], label[readable], some, ks=ks, full=full), readable))
 
-    return _Task(paths, ask, {"classes": len(np.unique(label))}, _lists(place, labels), found.notes)
+    known = {"labels": label, "groups": groups}
+    return _Task(paths, ask, {"classes": len(np.unique(label))}, _lists(place, labels), found.notes, known)
 
 
 def _spread(answers: Mapping[str, Values], where: npt.NDArray[np.bool_]) -> dict[str, Values]:
@@ -345,8 +431,18 @@ def _lists(place: str, labels: str | None) -> list[str]:
     return [inside(place, labels)] if labels and labels.lower().endswith((".csv", ".txt")) else []
 
 
-def _groups(place: str, group: str, paths: Sequence[str]) -> npt.NDArray[Any]:
-    """The group of each picture; one that is in none is one of its own."""
+def groups_of(place: str, group: str, paths: Sequence[str]) -> npt.NDArray[Any]:
+    """The group of each picture, (n,) text; one that is in none is one of its own.
+
+    Args:
+        place: the CSV file.
+        group: its column that says which pictures show one thing.
+        paths: the pictures, absolute.
+
+    Raises:
+        QueryError: `place` is a folder.
+        CatalogueError: there is no such column.
+    """
     if os.path.isdir(place):  # noqa: PTH112
         raise QueryError(f"group {group} is a column, and {shown(place)} is no CSV file: leave it out")
     table = read_table(place)
@@ -366,7 +462,7 @@ def _query_gallery(place: str, labels: str | None, group: str | None, ks: Sequen
     paths = list(listed)
     label = np.array([name for name, _ in listed.values()])
     asks = np.array([role == "query" for _, role in listed.values()])
-    groups = None if group is None else _groups(place, group, paths)
+    groups = None if group is None else groups_of(place, group, paths)
     common = set(label[asks]) & set(label[~asks])
     if not common:
         raise QueryError(
@@ -381,15 +477,26 @@ def _query_gallery(place: str, labels: str | None, group: str | None, ks: Sequen
         some = None if groups is None else groups[ours]
         answers = retrieval(vectors[ours], label[ours], some, **both, ks=ks, full=full)
         counts = ~np.isnan(answers["map_at_r"])
-        told = _classified(vectors[ours][counts], label[ours][counts], None if some is None else some[counts], both)
+        true = label[ours][counts]
+        told = report(true, nearest_classes(vectors[ours][counts], true, None if some is None else some[counts], both))
         return _Found(_spread(answers, ours), details={"nearest_neighbour_classification": told.document()})
 
     settings = {"classes": len(common), "queries": int(asks.sum()), "gallery": int((~asks).sum())}
-    return _Task(paths, ask, settings, _lists(place, None), notes)
+    known = {"labels": label, "groups": groups, "asks": asks}
+    return _Task(paths, ask, settings, _lists(place, None), notes, known)
 
 
-def _classified(queries: Vectors, label: npt.NDArray[Any], groups: Any, gallery: Mapping[str, Any]) -> Report:
-    """The report of giving each query the class of its nearest picture: another class than its own at a tie."""
+def nearest_classes(
+    queries: Vectors, label: npt.NDArray[Any], groups: Any, gallery: Mapping[str, Any]
+) -> npt.NDArray[Any]:
+    """The class of each query's nearest picture; at a tie, another class than its own.
+
+    Args:
+        queries: (n, dim) unit rows.
+        label: (n,) their classes.
+        groups: (n,) or None: what shows the same thing is not asked.
+        gallery: "gallery" (m, dim), "gallery_labels" (m,) and, with groups, "gallery_groups" (m,).
+    """
     theirs, predicted = gallery["gallery_labels"], label.copy()
     step = max(1, CELLS // len(theirs))
     for first in range(0, len(queries), step):
@@ -402,7 +509,7 @@ def _classified(queries: Vectors, label: npt.NDArray[Any], groups: Any, gallery:
         scores[relevant] = -np.inf
         lost = own.astype(np.float64) - TIE <= scores.max(1)
         predicted[part][lost] = theirs[scores.argmax(1)[lost]]
-    return report(label, predicted)
+    return predicted
 
 
 # ── episodes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -455,7 +562,7 @@ def _episodes(
         return _Found({"accuracy": accuracy})
 
     settings = {"classes": len(np.unique(label)), "within": bool(narrow)}
-    return _Task(paths, ask, settings, _lists(place, labels), found.notes)
+    return _Task(paths, ask, settings, _lists(place, labels), found.notes, {"labels": label})
 
 
 def _makers(pattern: str, paths: Sequence[str]) -> npt.NDArray[Any]:
@@ -518,21 +625,17 @@ def _pairs(place: str, labels: str | None) -> _Task:
         raise QueryError(f"{shown(file)}: the threshold comes from other pairs: at least two of either kind are needed")
 
     def ask(vectors: Vectors, readable: npt.NDArray[np.bool_]) -> _Found:
-        kept = readable[ends[:, 0]] & readable[ends[:, 1]]
-        left, right = vectors[ends[kept].T]
-        cosines = np.einsum("ij,ij->i", left, right, dtype=np.float64)
-        scores, truth, fold = np.round(cosines / TIE) * TIE, same[kept], folds[kept]
+        kept, scores = Embedded(list(found.numbers), vectors, readable, "", pairs=ends).decided()
+        truth, fold = same[kept], folds[kept]
         correct = held_out_correct(scores, truth, fold)
         shares, mean, error = fold_accuracy(correct, fold)
-        curves: dict[str, Callable[[Roc], float]] = {"eer": Roc.eer, "auc": Roc.area}
-        curves |= {f"tar_at_far_{far:g}": partial(Roc.tar_at_far, far=far) for far in (0.01, 0.001)}
         details = {"folds": shares.tolist(), "mean_over_folds": mean, "standard_error": error}
         curve = roc(scores, truth)
-        return _Found(_spread({"accuracy": correct}, kept), bootstrap(scores, truth, curves), details, curve)
+        return _Found(_spread({"accuracy": correct}, kept), bootstrap(scores, truth, _CURVE_MEASURES), details, curve)
 
     settings = {"pairs": len(same), "folds": len(np.unique(folds))}
     notes = [] if given else [f"the list names no folds: pairs were dealt to {settings['folds']} in turn"]
-    return _Task(list(found.numbers), ask, settings, [file], notes)
+    return _Task(list(found.numbers), ask, settings, [file], notes, {"pairs": ends, "same": same})
 
 
 def _dealt(same: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:

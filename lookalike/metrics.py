@@ -21,7 +21,7 @@ nDCG is that of Järvelin and Kekäläinen (2002); the percentile bootstrap is E
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,15 @@ __all__ = [
     "Interval",
     "average_precision",
     "average_precision_at_r",
+    "catalogue_coverage",
     "few_shot",
+    "hit_rate",
+    "intra_list_diversity",
+    "list_precision",
+    "list_recall",
     "mean_interval",
     "ndcg_at_k",
+    "novelty",
     "one_shot",
     "paired_interval",
     "precision_at_k",
@@ -390,3 +396,112 @@ def _numbers(values: Any, count: int, what: str) -> Numbers:
     if array.shape != (count,):
         raise ShapeError(f"{what} must have shape ({count},), one for each vector, got {array.shape}")
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
+
+
+# ── lists of recommendations ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hit_rate(answers: Sequence[Sequence[Hashable]], relevant: Sequence[Collection[Hashable]], k: int) -> Values:
+    """1.0 where at least one of the first `k` answers of a list is relevant, else 0.0.
+
+    Args:
+        answers: n lists of keys, best first; a list may be shorter than k, and what is missing is a miss.
+        relevant: n sets of the keys that should be found.
+        k: how many answers of each list count, at least 1.
+
+    Returns:
+        (n,) float64; NaN where nothing is relevant.
+
+    Raises:
+        ShapeError: there are not as many sets as lists. ValueError: ``k < 1``.
+    """
+    return _per_list(answers, relevant, k, lambda found, wanted: float(found > 0))
+
+
+def list_precision(
+    answers: Sequence[Sequence[Hashable]], relevant: Sequence[Collection[Hashable]], k: int, *, capped: bool = False
+) -> Values:
+    """Share of relevant answers among the first `k`; with `capped`, among the first k that could be relevant at all.
+
+    A query with 3 relevant items reaches 0.3 of 10 at best; capped, the count is divided by min(k, number of relevant
+    ones) instead of k, and all of them found is 1.
+
+    Other arguments, result and errors as for `hit_rate`.
+    """
+    return _per_list(answers, relevant, k, lambda found, wanted: found / (min(k, wanted) if capped else k))
+
+
+def list_recall(answers: Sequence[Sequence[Hashable]], relevant: Sequence[Collection[Hashable]], k: int) -> Values:
+    """Share of all relevant items that are among the first `k` answers. Arguments and result as for `hit_rate`."""
+    return _per_list(answers, relevant, k, lambda found, wanted: found / wanted)
+
+
+def catalogue_coverage(answers: Iterable[Sequence[Hashable]], catalogue: Collection[Hashable]) -> Values:
+    """1.0 for each item that is in at least one list, else 0.0, in the order of `catalogue`: (m,) float64.
+
+    The mean is the coverage of the catalogue (Herlocker et al. 2004; Ge, Delgado-Battenfeld and Jannach 2010). It grows
+    with the number of lists, so compare it for equal questions only.
+    """
+    shown = {key for keys in answers for key in keys}
+    return np.array([key in shown for key in catalogue], dtype=np.float64)
+
+
+def intra_list_diversity(lists: Iterable[Any]) -> Values:
+    """1 - the mean cosine between the items of a list (Smyth and McClave 2001; Ziegler et al. 2005): in [0, 2].
+
+    Args:
+        lists: n arrays (length, dim) of the vectors of each list, unit length or not; lengths may differ.
+
+    Returns:
+        (n,) float64; NaN for a list of fewer than two items.
+    """
+    return np.array([_spread(unit(rows)) if len(rows) > 1 else np.nan for rows in lists], dtype=np.float64)
+
+
+def _spread(rows: Vectors) -> float:
+    # The sum over all pairs of cosines is the squared length of the sum.
+    total = np.square(rows.sum(axis=0, dtype=np.float64)).sum()
+    pairs = len(rows) * (len(rows) - 1)
+    return float(1 - (total - len(rows)) / pairs)
+
+
+def novelty(answers: Iterable[Sequence[Hashable]], popularity: Mapping[Any, float], items: int) -> Values:
+    """Mean self-information of the answers of a list, in bits: -log2 of an item's share of all interactions.
+
+    High where lists show what few know (Zhou et al. 2010; Castells, Vargas and Wang 2011). One interaction is added to
+    each item, so that one that nobody has touched is rare and not infinitely so.
+
+    Args:
+        answers: n lists of keys.
+        popularity: key → its number of interactions; items that are not in it have none.
+        items: how many items the catalogue has.
+
+    Returns:
+        (n,) float64; NaN for an empty list.
+    """
+    total = sum(popularity.values()) + items
+    return np.array(
+        [
+            float(np.mean([np.log2(total / (popularity.get(key, 0) + 1)) for key in keys])) if len(keys) else np.nan
+            for keys in answers
+        ],
+        dtype=np.float64,
+    )
+
+
+def _per_list(
+    answers: Sequence[Sequence[Hashable]],
+    relevant: Sequence[Collection[Hashable]],
+    k: int,
+    measure: Callable[[int, int], float],
+) -> Values:
+    _check_k(k)
+    if len(answers) != len(relevant):
+        raise ShapeError(f"{len(answers)} lists of answers need as many sets of relevant items, got {len(relevant)}")
+    return np.array(
+        [
+            measure(len(wanted & set(keys[:k])), len(wanted)) if wanted else np.nan
+            for keys, wanted in zip(answers, map(frozenset, relevant), strict=True)
+        ],
+        dtype=np.float64,
+    )

@@ -24,7 +24,7 @@ from lookalike.vectors import Vectors, unit
 # wants large ones.
 BLOCK_CELLS = 1 << 25
 
-__all__ = ["retrieval"]
+__all__ = ["first_ranks", "retrieval"]
 
 
 def retrieval(
@@ -192,3 +192,40 @@ def _shared(ours: Any, theirs: Any, count: int, other: int, what: str) -> tuple[
         )
     both = np.unique(np.concatenate([left, right]) if other else left, return_inverse=True)[1].astype(np.int64)
     return both[:count], both[count:] if other else both
+
+
+def first_ranks(queries: Any, gallery: Any, pairs: Any) -> Values:
+    """Rank, from 1, of the first relevant item for each query: words that look for pictures, or the other way round.
+
+    Recall at k is the share of ranks up to k, and the median rank their median, as the literature on captions counts
+    (Hodosh, Young and Hockenmaier 2013, "Framing image description as a ranking task"). Ties go against the query.
+
+    Args:
+        queries: (n, dim) rows, unit length or not.
+        gallery: (m, dim) rows.
+        pairs: (p, 2) integers, a query and an item that is relevant to it.
+
+    Returns:
+        (n,) float64; NaN for a query without anything relevant.
+
+    Raises:
+        ShapeError: the widths differ, a row has no direction, or a pair names what is not there.
+    """
+    asking = unit(queries, what="queries")
+    searched = unit(gallery, asking.shape[1], "the gallery")
+    fits = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+    if len(fits) and (fits.min() < 0 or (fits.max(0) >= (len(asking), len(searched))).any()):
+        raise ShapeError(f"pairs must name one of {len(asking)} queries and one of {len(searched)} items each")
+    ranks = np.full(len(asking), np.nan)
+    relevant = np.zeros(len(searched), dtype=bool)
+    order = fits[np.argsort(fits[:, 0], kind="stable")]
+    bounds = np.searchsorted(order[:, 0], np.arange(len(asking) + 1))
+    step = max(1, BLOCK_CELLS // max(1, len(searched)))
+    for start in range(0, len(asking), step):
+        for query, line in enumerate(asking[start : start + step] @ searched.T, start):
+            own = order[bounds[query] : bounds[query + 1], 1]
+            if len(own):
+                relevant[own] = True
+                ranks[query] = 1 + int((line[~relevant] >= line[own].max() - TIE).sum())
+                relevant[own] = False
+    return ranks

@@ -1,4 +1,4 @@
-"""Ask an index: by picture, by vector, by key, by liked and disliked examples; and its near-duplicates."""
+"""Ask an index: by picture, words, vector, key, liked and disliked examples; and its near-duplicates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from lookalike.errors import QueryError
 from lookalike.images import Picture, read_bytes
 from lookalike.index.base import Hit, Index, Item, Where
 from lookalike.rerank import Reranking, expanded, k_reciprocal
-from lookalike.vectors import Vectors, unit
+from lookalike.text import normalised
+from lookalike.vectors import Vectors, top_k, unit
 
-__all__ = ["Searcher", "near_duplicates"]
+__all__ = ["Searcher", "best_texts", "near_duplicates"]
 
 # Rocchio's weights: liked examples pull with 1, disliked ones push with a half, so that they refine and do not rule.
 DISLIKED_WEIGHT = 0.5
@@ -45,7 +46,7 @@ class Searcher:
     towards its nearest neighbours and asked again, or the 100 nearest are ordered by the neighbours they share.
     Neighbours are those that `where`, `distinct` and the question allow. A score is the cosine with the query as it
     was asked all the same, so scores need not fall from one answer to the next; an indexed picture still comes first,
-    with score 1. Examples are answered by cosine alone: their query has been put together by hand.
+    with score 1. Examples and words are answered by cosine alone: they have no neighbours of their own kind here.
 
     Args:
         encoder: the encoder that filled the index.
@@ -70,6 +71,48 @@ class Searcher:
         """
         [vector] = self.encoder.images([picture], strict=True)
         return self.by_vector(vector, k, **options)
+
+    def by_text(
+        self,
+        text: str,
+        k: int = 10,
+        *,
+        where: Where | None = None,
+        min_score: float | None = None,
+        distinct: bool = True,
+        picture: Picture | None = None,
+        weight: float = 0.5,
+    ) -> list[Hit]:
+        """Items that fit words, in any language the bundle was taught; with `picture`, words and a picture together.
+
+        Cosines between words and pictures are much smaller than those between two pictures that are alike: a
+        `min_score` for one is none for the other.
+
+        Args:
+            text: what to look for.
+            k: how many answers.
+            where: only items that fit.
+            min_score: only answers at least this close.
+            distinct: fold identical files.
+            picture: as for `by_picture`. The query is then weight · words + (1 - weight) · picture, both of unit
+                length.
+            weight: of the words, from 0, the picture alone, to 1, the words alone.
+
+        Raises:
+            QueryError: the bundle knows no words, `text` has none, or `weight` is out of range.
+            ImageError: the picture cannot be read.
+        """
+        if not 0 <= weight <= 1:
+            raise QueryError(f"weight must be from 0 (the picture alone) to 1 (the words alone), got {weight}")
+        if not normalised(text):
+            raise QueryError(f"there is no word in {text[:40]!r}: say what to look for")
+        [query] = self.encoder.texts([text])
+        if picture is not None:
+            [seen] = self.encoder.images([picture], strict=True)
+            query = weight * query + (1 - weight) * seen
+        if not np.linalg.norm(query) > 1e-6:
+            raise QueryError("words and picture cancel out: give them another weight")
+        return self._nearest(query, k, where, min_score, distinct, hidden=frozenset(), reranking=Reranking())
 
     def by_vector(
         self,
@@ -264,6 +307,31 @@ def _folded(hits: Iterable[Hit]) -> Iterator[Hit]:
         groups.setdefault(_content(hit.payload) or "key:" + hit.key, []).append(hit)
     for first, *others in groups.values():
         yield replace(first, copies=tuple(other.key for other in others)) if others else first
+
+
+def best_texts(
+    encoder: Encoder, pictures: Sequence[Picture], texts: Sequence[str], k: int = 5
+) -> list[list[tuple[str, float]]]:
+    """The texts of a list that fit each picture best: tags, or captions.
+
+    Args:
+        encoder: with a text tower.
+        pictures: as for `Encoder.images`.
+        texts: to choose from, at least one.
+        k: how many for each picture.
+
+    Returns:
+        For each picture at most `k` texts with their cosine, best first, ties in the order given.
+
+    Raises:
+        QueryError: the bundle knows no words, no text is given, or ``k < 1``. ImageError: a picture cannot be read.
+    """
+    if k < 1 or not texts:
+        raise QueryError(f"k must be at least 1 and one text given, got k = {k} and {len(texts)} texts")
+    named = encoder.texts(texts)
+    scores = np.clip(encoder.images(pictures, strict=True) @ named.T, -1.0, 1.0)
+    best = top_k(scores, k)
+    return [[(texts[i], float(line[i])) for i in chosen] for line, chosen in zip(scores, best, strict=True)]
 
 
 def near_duplicates(index: Index, threshold: float, where: Where | None = None) -> list[list[Hit]]:

@@ -31,6 +31,7 @@ __all__ = [
     "eer",
     "fold_accuracy",
     "held_out_correct",
+    "paired_bootstrap",
     "report",
     "roc",
     "tar_at_far",
@@ -190,6 +191,59 @@ def bootstrap(
     return {
         name: Interval(measure(whole), float(bounds[0, number]), float(bounds[1, number]), count)
         for number, (name, measure) in enumerate(measures.items())
+    }
+
+
+def paired_bootstrap(
+    ours: Any,
+    theirs: Any,
+    same: Any,
+    measures: Mapping[str, Callable[[Roc], float]],
+    confidence: float = 0.95,
+    seed: int = 0,
+    draws: int = 2000,
+) -> dict[str, Interval]:
+    """Differences `ours` - `theirs` of measures of two ROC curves of the same pairs, with their intervals.
+
+    Each draw takes the same pairs for both, so that what makes a pair hard for both does not widen the interval.
+
+    Args:
+        ours: (n,) scores as for `roc`.
+        theirs: (n,) another judge's scores of the same pairs.
+        same: (n,) as for `roc`.
+        measures: as for `bootstrap`.
+        confidence: as for `bootstrap`.
+        seed: of the resampling.
+        draws: how many times to resample.
+
+    Raises:
+        ShapeError: as `roc`.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    (one, truth), (two, _) = _checked(ours, same), _checked(theirs, same)
+    levels = [np.unique(-values, return_inverse=True) for values in (one, two)]
+    kinds = [np.flatnonzero(truth), np.flatnonzero(~truth)]
+
+    def gaps(weights: npt.NDArray[Any]) -> list[float]:
+        curves = []
+        for falling, place in levels:
+            counts = [np.bincount(place[kind], weights=weights[kind], minlength=len(falling)) for kind in kinds]
+            curves.append(_Counts(-falling, *counts).roc())
+        return [measure(curves[0]) - measure(curves[1]) for measure in measures.values()]
+
+    _Counts.of(one, truth)  # complains of pairs of one kind
+    whole, dice = gaps(np.ones(len(truth))), np.random.default_rng(seed)
+    found = np.empty((draws, len(measures)))
+    weights = np.empty(len(truth))
+    for draw in range(draws):
+        for kind in kinds:
+            weights[kind] = dice.multinomial(len(kind), np.full(len(kind), 1 / len(kind)))
+        found[draw] = gaps(weights)
+    bounds = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return {
+        name: Interval(whole[number], float(bounds[0, number]), float(bounds[1, number]), len(truth))
+        for number, name in enumerate(measures)
     }
 
 

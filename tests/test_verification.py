@@ -14,6 +14,7 @@ from lookalike.verification import (
     eer,
     fold_accuracy,
     held_out_correct,
+    paired_bootstrap,
     report,
     roc,
     tar_at_far,
@@ -120,6 +121,31 @@ def test_intervals_are_those_of_drawing_pairs_again():
     assert found["eer"].mean == eer(scores, same) and found["eer"].count == 300
     np.testing.assert_allclose([found["eer"].low, found["eer"].high], np.quantile(drawn, [0.025, 0.975]), atol=0.012)
     assert found["tar"].low < found["tar"].mean < found["tar"].high
+
+
+def test_differences_are_those_of_drawing_the_same_pairs_for_both():
+    """Against a bootstrap that repeats rows; a judge is no better than itself, and two alike are told apart."""
+    ours, same = pairs(1, 120)
+    theirs = ours + np.random.default_rng(5).normal(0, 0.3, len(ours))
+    measures = {"eer": Roc.eer, "auc": Roc.area}
+    found = paired_bootstrap(ours, theirs, same, measures, draws=40, seed=7)
+    dice, gaps = np.random.default_rng(7), []
+    kinds = np.flatnonzero(same), np.flatnonzero(~same.astype(bool))
+    for _ in range(40):
+        counts = [dice.multinomial(len(kind), np.full(len(kind), 1 / len(kind))) for kind in kinds]
+        rows = np.concatenate([np.repeat(kind, count) for kind, count in zip(kinds, counts, strict=True)])
+        curves = [roc(values[rows], same[rows]) for values in (ours, theirs)]
+        gaps.append([measure(curves[0]) - measure(curves[1]) for measure in measures.values()])
+    bounds = np.quantile(gaps, [0.025, 0.975], axis=0)
+    for number, (name, measure) in enumerate(measures.items()):
+        assert found[name].mean == pytest.approx(measure(roc(ours, same)) - measure(roc(theirs, same)))
+        assert (found[name].low, found[name].high) == pytest.approx(tuple(bounds[:, number]))
+        assert found[name].count == 120
+    itself = paired_bootstrap(ours, ours, same, measures, draws=20)
+    assert all((each.mean, each.low, each.high) == (0, 0, 0) for each in itself.values())
+    close = paired_bootstrap(ours, ours - 0.02 * same, same, measures, draws=200)["auc"]
+    alone = bootstrap(ours, same, measures, draws=200)["auc"]
+    assert close.high - close.low < (alone.high - alone.low) / 3
 
 
 @pytest.mark.filterwarnings("ignore:.*is ill-defined")

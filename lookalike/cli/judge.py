@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lookalike.cli._common import json_option, open_encoder
+from lookalike.cli._common import command_line, json_option, open_encoder, write_json
 
 if TYPE_CHECKING:
     from lookalike.evaluate import Results
@@ -41,8 +41,12 @@ __all__ = ["evaluate"]
     help="Episodes within a super-class, or across. Default: within, if there are any.",
 )
 @click.option("--maker", metavar="REGEX", help="Finds in a file name, as its group, who made the picture.")
+@click.option("--seed", default=0, show_default=True, help="Of what is drawn: episodes, and pictures of the map.")
+@click.option("--to", "target", metavar="FILE.json", help="Write the whole result, from which a report is made.")
 @json_option
-def evaluate(source: str, model: str | None, other: str | None, as_json: bool, **options: Any) -> None:
+def evaluate(
+    source: str, model: str | None, other: str | None, target: str | None, as_json: bool, **options: Any
+) -> None:
     """Measure how well an encoder tells what is alike.
 
     Each number is a mean over questions with its 95 % interval. Protocols: retrieval, each picture asks all others;
@@ -54,34 +58,41 @@ def evaluate(source: str, model: str | None, other: str | None, as_json: bool, *
     \b
     Examples:
       lookalike evaluate shoes --model shoes.bundle --compare default
+      lookalike evaluate shoes --to results.json && lookalike report results.json --to report.html
       lookalike evaluate products.csv --labels kind --group product
       lookalike evaluate images_evaluation --protocol episodes --way 20 --maker '_(\\d+)'
     """
     from lookalike.evaluate import differences
     from lookalike.evaluate import evaluate as judge
+    from lookalike.results import evaluation_document
 
     found = [judge(open_encoder(name), source, **options) for name in ([model, other] if other else [model])]
     ours = found[0]
     for line in (*(f"skipped: {error}" for error in ours.unreadable), *ours.notes):
         click.echo(line, err=True)
-    document, texts = ours.document(), [str(one) for one in found]
+    document = ours.document() if target is None else evaluation_document(ours, command_line(), options["seed"])
+    texts = [str(one) for one in found]
     for theirs in found[1:]:
         gaps = differences(ours, theirs)
         compared = {name: asdict(gap) for name, gap in gaps.items()}
         document["compared"] = {"theirs": theirs.document(), "differences": compared}
         texts.append(_comparison(ours, theirs, gaps))
+    if target is not None:
+        write_json(target, document)
+        document = {name: value for name, value in document.items() if name not in ("queries", "map")}
     click.echo(json.dumps(document, ensure_ascii=False) if as_json else "\n\n".join(texts))
 
 
 def _comparison(ours: Results, theirs: Results, gaps: dict[str, Interval]) -> str:
     """A line for each measure: which is better, and by how much."""
-    from lookalike.evaluate import title
+    from lookalike.evaluate import LOWER_IS_BETTER, title
 
     same = ours.encoder["name"] == theirs.encoder["name"]
     one, two = (str(found.encoder["fingerprint" if same else "name"]) for found in (ours, theirs))
     lines = []
     for name, gap in gaps.items():
-        verdict = "better than" if gap.low > 0 else "worse than" if gap.high < 0 else "no better than"
+        above, below = ("worse", "better") if name in LOWER_IS_BETTER else ("better", "worse")
+        verdict = f"{above} than" if gap.low > 0 else f"{below} than" if gap.high < 0 else "no better than"
         size = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
         lines.append(f"{one} {verdict} {two}{' by' if gap.low > 0 or gap.high < 0 else ':'} {size} {title(name)}")
     return "\n".join(lines)
