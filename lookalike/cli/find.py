@@ -8,44 +8,64 @@ import webbrowser
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from lookalike import __version__
 from lookalike.cli._common import (
     json_option,
+    map_option,
     model_option,
     open_encoder,
     open_searcher,
     parse_conditions,
+    parse_mapping,
     payload_fields,
     progress_bar,
     remembered,
+    say_problems,
     where_option,
     write_text,
 )
 from lookalike.errors import ImageError, QueryError
 
 if TYPE_CHECKING:
+    from lookalike.bundle import Bundle
     from lookalike.index.base import Hit, Index
     from lookalike.indexing import Summary
+    from lookalike.search import Searcher
 
 __all__ = ["duplicates", "index", "info", "search"]
+
+
+def _score(context: click.Context, parameter: click.Parameter, value: str | None) -> float | str | None:
+    """A cosine, or the purpose of a threshold that the bundle carries."""
+    if value in (None, "same", "duplicate"):
+        return value
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither a number nor one of same, duplicate") from None
+    if not -1 <= number <= 1:
+        raise click.BadParameter(f"{value} is not in the range -1<=x<=1: it is a cosine")
+    return number
 
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURES...", type=click.Path())
 @click.option("--to", "location", required=True, metavar="INDEX", help="A folder, or http(s)://host:port/collection.")
 @click.option("--model", metavar="BUNDLE", help="Encoder bundle: a folder or .zip. Default: the one that ships.")
+@map_option
 @click.option("--prune", is_flag=True, help="Drop entries whose file is gone.")
-@click.option("--strict", is_flag=True, help="Stop at the first picture that cannot be read.")
+@click.option("--strict", is_flag=True, help="Stop at the first picture, or row of a catalogue, that cannot be read.")
 @click.option("--quantize", type=click.Choice(["int8"]), help="Store a compact copy of the vectors for faster search.")
 @json_option
 def index(
     pictures: tuple[str, ...],
     location: str,
     model: str | None,
+    mapping: tuple[str, ...],
     prune: bool,
     strict: bool,
     quantize: Any,
@@ -53,24 +73,31 @@ def index(
 ) -> None:
     """Put pictures into an index, or bring it up to date.
 
-    PICTURES are folders (walked to the bottom), picture files, or CSV catalogues with a column of picture paths.
+    PICTURES are folders (walked to the bottom), picture files, or catalogues with a column of picture paths: CSV, TSV,
+    JSON, JSON lines or Parquet. Rows that are no products are passed over, counted and the first of them listed.
     Files that did not change are not encoded again. Interrupt it and run it again: it goes on where it was.
 
     \b
     Examples:
       lookalike index ~/Pictures --to pictures.index
       lookalike index shop/products.csv --to http://localhost:6333/products
+      lookalike index shop/items.jsonl.gz --map id=sku,image=photo --to items.index
     """
     from lookalike.catalogue import rows
     from lookalike.index import open_index
     from lookalike.indexing import update_index
+    from lookalike.tables import Problems
 
     began = time.monotonic()
     encoder = open_encoder(model)
-    listed = list(rows(pictures))
+    problems, columns = Problems(strict), parse_mapping(mapping)
+    # Listed twice, so that no list of them is held: once to count them and to see what their columns hold.
+    count, fields = payload_fields(rows(pictures, columns, problems))
+    say_problems(problems)
     meta = {"encoder": encoder.describe(), "lookalike": __version__}
-    target = open_index(location, dim=encoder.dim, meta=meta, fields=payload_fields(listed), quantization=quantize)
-    with closing(target), progress_bar(len(listed)) as progress:
+    target = open_index(location, dim=encoder.dim, meta=meta, fields=fields, quantization=quantize)
+    with closing(target), progress_bar(count) as progress:
+        listed = rows(pictures, columns, Problems())
         summary = update_index(target, encoder, listed, prune=prune, strict=strict, progress=progress)
         total = len(target)
     for error in summary.skipped:
@@ -96,9 +123,22 @@ def _report(summary: Summary, total: int, seconds: float, location: str, as_json
 @click.argument("queries", nargs=-1, metavar="QUERY...", type=click.Path())
 @click.option("--like", "liked", multiple=True, metavar="PICTURE", help="A liked example; several make one question.")
 @click.option("--unlike", "disliked", multiple=True, metavar="PICTURE", help="A disliked example; goes with --like.")
+@click.option("--text", metavar="WORDS", help="Words to look for, alone or together with each QUERY.")
+@click.option(
+    "--weight",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Of the words beside a QUERY: 0 is the picture alone, 1 the words alone.",
+)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many answers per question.")
 @where_option
-@click.option("--min-score", type=click.FloatRange(-1, 1), help="Only answers at least this close (cosine).")
+@click.option(
+    "--min-score",
+    metavar="same|duplicate|NUMBER",
+    callback=_score,
+    help="Only answers at least this close: a cosine, or what the bundle calls the same or a duplicate.",
+)
 @click.option(
     "--rerank",
     type=click.Choice(["auto", "off"]),
@@ -108,6 +148,8 @@ def _report(summary: Summary, total: int, seconds: float, location: str, as_json
 )
 @click.option("--html", "sheet", metavar="FILE", help="Write a contact sheet: queries left, neighbours right.")
 @click.option("--open", "show", is_flag=True, help="Open the contact sheet in a browser.")
+@click.option("--record", is_flag=True, help="Keep question and answers beside the index, to learn from later.")
+@click.option("--person", default="", metavar="NAME", help="With --record: who asks, to be found and deleted by.")
 @model_option
 @json_option
 def search(
@@ -115,48 +157,108 @@ def search(
     queries: tuple[str, ...],
     liked: tuple[str, ...],
     disliked: tuple[str, ...],
+    text: str | None,
+    weight: float,
     k: int,
     conditions: tuple[str, ...],
-    min_score: float | None,
+    min_score: float | str | None,
     rerank: str,
     sheet: str | None,
     show: bool,
+    record: bool,
+    person: str,
     model: str | None,
     as_json: bool,
 ) -> None:
-    """Find what looks like QUERY: one question per picture.
+    """Find what looks like QUERY, one question per picture; or what words say.
+
+    Words need a bundle that knows them (`lookalike train --captions`).
 
     \b
     Examples:
       lookalike search pictures.index cat.jpg -k 5
       lookalike search pictures.index *.jpg --where category=shoes --html found.html --open
       lookalike search pictures.index --like red.jpg --like round.jpg --unlike square.jpg --json
+      lookalike search shop.index --text "red running shoes" --where 'price<50'
+      lookalike search shop.index --text "in blue" shoe.jpg --weight 0.4
     """
-    from lookalike.images import shown
-
-    if bool(queries) == bool(liked or disliked):
-        raise click.UsageError("give either QUERY pictures or --like/--unlike examples")
-    options: dict[str, Any] = {"k": k, "where": parse_conditions(conditions), "min_score": min_score}
-    answers: list[tuple[str, str | None, list[Hit]]] = []
+    if bool(queries or text is not None) == bool(liked or disliked):
+        raise click.UsageError("give either QUERY pictures and --text, or --like/--unlike examples")
+    options: dict[str, Any] = {"k": k, "where": parse_conditions(conditions)}
     with open_searcher(location, model, rerank == "auto") as searcher:
-        unread: list[ImageError] = []
-        for query in queries:
-            try:
-                answers.append((shown(query), query, searcher.by_picture(query, **options)))
-            except ImageError as error:
-                unread.append(error)
-        if not queries:
-            names = [("+", path) for path in liked] + [("-", path) for path in disliked]
-            label = " ".join(sign + shown(Path(path).name) for sign, path in names)
-            answers.append((label, liked[0] if liked else None, searcher.by_examples(liked, disliked, **options)))
+        options["min_score"] = _least(min_score, searcher.encoder.bundle)
+        if liked or disliked:
+            answers, unread = [_by_examples(searcher, liked, disliked, options)], list[ImageError]()
+        else:
+            answers, unread = _by_pictures_and_words(searcher, queries, text, weight, options)
     if answers and (sheet or show):  # before anything is printed: the reader of a pipe may have seen enough early
         _write_sheet(answers, sheet or "lookalike.html", location, show)
+    if record:
+        _record(location, answers, text, liked, disliked, person)
     for label, _, hits in answers:
         _print_hits(label if len(queries) > 1 else None, hits, as_json, label)
     for other in unread[:-1]:
         click.echo(f"error: {other}", err=True)
     if unread:  # the other questions have been answered
         raise unread[-1]
+
+
+# What a question is called, its picture if it has one, and its answers.
+_Answered: TypeAlias = "tuple[str, str | None, list[Hit]]"
+
+
+def _by_pictures_and_words(
+    searcher: Searcher, queries: Sequence[str], text: str | None, weight: float, options: dict[str, Any]
+) -> tuple[list[_Answered], list[ImageError]]:
+    """An answer for each picture that can be read, or for words alone; and what is wrong with the other pictures."""
+    if not queries and text is not None:
+        return [(text, None, searcher.by_text(text, **options))], []
+    answers, unread = [], []
+    for query in queries:
+        try:
+            answers.append(_answer(searcher, query, text, weight, options))
+        except ImageError as error:
+            unread.append(error)
+    return answers, unread
+
+
+def _by_examples(
+    searcher: Searcher, liked: Sequence[str], disliked: Sequence[str], options: dict[str, Any]
+) -> _Answered:
+    from lookalike.images import shown
+
+    names = [("+", path) for path in liked] + [("-", path) for path in disliked]
+    label = " ".join(sign + shown(Path(path).name) for sign, path in names)
+    return label, liked[0] if liked else None, searcher.by_examples(liked, disliked, **options)
+
+
+def _answer(searcher: Searcher, query: str, text: str | None, weight: float, options: dict[str, Any]) -> _Answered:
+    """What a picture finds, words with it if there are any."""
+    from lookalike.images import shown
+
+    if text is None:
+        return shown(query), query, searcher.by_picture(query, **options)
+    return f"{shown(query)} + {text}", query, searcher.by_text(text, picture=query, weight=weight, **options)
+
+
+def _record(
+    location: str,
+    answers: Sequence[_Answered],
+    text: str | None,
+    liked: Sequence[str],
+    disliked: Sequence[str],
+    person: str,
+) -> None:
+    """Keep the questions beside the index, and say under which number each can be judged."""
+    from lookalike.catalogue import key_of
+    from lookalike.feedback import Feedback, Query, feedback_path
+
+    examples = {"liked": tuple(map(key_of, liked)), "disliked": tuple(map(key_of, disliked))}
+    with Feedback(feedback_path(location)) as store:
+        for label, picture, hits in answers:
+            asked = examples if liked else {"key": "" if picture is None else key_of(picture)}
+            number = store.record(Query(text=text or "", **asked), hits, person=person)
+            click.echo(f"recorded as search {number}: {label}", err=True)
 
 
 def _print_hits(heading: str | None, hits: Sequence[Hit], as_json: bool, query: str) -> None:
@@ -181,7 +283,7 @@ def _line(hit: Hit) -> str:
     return f"{hit.score:6.3f}  {shown(hit.payload.get('path', hit.key))}{copies}"
 
 
-def _write_sheet(answers: Sequence[tuple[str, str | None, list[Hit]]], file: str, location: str, show: bool) -> None:
+def _write_sheet(answers: Sequence[_Answered], file: str, location: str, show: bool) -> None:
     from lookalike.sheet import Strip, contact_sheet
 
     strips = [Strip(label, picture, hits) for label, picture, hits in answers]
@@ -233,10 +335,23 @@ def duplicates(
 
 def _duplicate_threshold(opened: Index) -> float:
     """The threshold that was calibrated for the encoder of this index."""
-    thresholds = open_encoder(remembered(opened)).bundle.manifest.get("thresholds", {})
-    if "duplicate" not in thresholds:
-        raise QueryError("the bundle of this index carries no calibrated threshold: give --threshold, e.g. 0.95")
-    return float(thresholds["duplicate"])
+    return _threshold(open_encoder(remembered(opened)).bundle, "duplicate", "--threshold 0.95")
+
+
+def _least(min_score: float | str | None, bundle: Bundle) -> float | None:
+    """A cosine for what was given as one, or as the purpose of a threshold."""
+    return _threshold(bundle, min_score) if isinstance(min_score, str) else min_score
+
+
+def _threshold(bundle: Bundle, purpose: str, instead: str = "--min-score 0.6") -> float:
+    """The cosine that was calibrated for a purpose. Raises QueryError where there is none."""
+    thresholds = bundle.manifest.get("thresholds") or {}
+    if purpose not in thresholds:
+        raise QueryError(
+            f"the bundle {bundle.name} carries no calibrated threshold for {purpose!r}: `lookalike calibrate` chooses "
+            f"one on labelled pictures, or give a number, e.g. {instead}"
+        )
+    return float(thresholds[purpose])
 
 
 @click.command()
@@ -257,6 +372,8 @@ def info(place: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
+    if thresholds := facts.get("thresholds"):  # how they were come by, --json tells
+        facts["thresholds"] = {name: value for name, value in thresholds.items() if name != "calibration"}
     width = max(map(len, facts))
     for name, value in facts.items():
         text = value if isinstance(value, str | int) else json.dumps(value, ensure_ascii=False)
@@ -275,7 +392,9 @@ def _bundle_facts(place: str) -> dict[str, Any]:
         "bytes": sum(entry["bytes"] for entry in manifest["files"].values()),
         "image": manifest["image"],
     }
-    return facts | {name: manifest[name] for name in ("search", "thresholds", "metrics", "licence") if name in manifest}
+    words = {"text": manifest["text"]} if bundle.has_text else {}
+    told = ("search", "thresholds", "metrics", "licence")
+    return facts | words | {name: manifest[name] for name in told if name in manifest}
 
 
 def _index_facts(place: str) -> dict[str, Any]:

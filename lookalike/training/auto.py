@@ -1,9 +1,10 @@
 """A configuration that fits some pictures, for those who bring none: from how many there are, of how many classes.
 
-Two recipes, both measured (see ``configs/`` and DECISIONS.md):
+Recipes, all measured (see ``configs/`` and DECISIONS.md):
 
 - *drawings* (small, in shades of grey, hundreds of classes: handwriting, signs, logos): a small network from scratch;
-- *everything else*: the encoder that ships goes on learning, so that the verdict is about what training added.
+- *everything else*: the encoder that ships goes on learning, so that the verdict is about what training added;
+- *words*: two towers, the encoder that ships resting in one of them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ AGAIN = {
     "erase_area": [0.05, 0.25],
 }
 
-__all__ = ["choose"]
+__all__ = ["choose", "choose_words"]
 
 
 def choose(
@@ -84,6 +85,18 @@ def choose(
     elif found.pairs is not None:  # what nobody called different need not be so: only the given pairs teach
         document["loss"] = {"kind": "pair_contrastive", "margin": 0.8}
     document["data"] = {**document.get("data", {}), **data}
+    return read_config(document, overrides)
+
+
+def choose_words(captions: str | os.PathLike[str], overrides: Sequence[str] = ()) -> TrainConfig:
+    """A configuration of two towers for a CSV file of captions, titles or clicks. Raises ConfigError."""
+    document = {
+        "name": _name(captions),
+        "data": {"root": os.fspath(captions)},
+        "text": {"captions": True},
+        "optimizer": {"rate": 3e-3},
+        "loop": {"steps": 1000, "validate_every": 100},
+    }
     return read_config(document, overrides)
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "RetrievalConfig",
     "SamplerConfig",
     "TeacherConfig",
+    "TextConfig",
     "TrainConfig",
     "ValidationConfig",
     "ViewsConfig",
@@ -314,6 +315,53 @@ class RetrievalConfig(Table):
     """The first hundred hits are ordered anew by the neighbours they share with the query."""
 
 
+class TextConfig(Table):
+    """[text]: words and pictures in one space, by a text tower that is trained beside an encoder.
+
+    Of the other tables only data.root, data.validation, data.test, data.cache, [optimizer] and [loop] then have a part.
+    """
+
+    captions: bool = False
+    """data.root is a CSV file of captions, a catalogue with words, or a log of clicks (query, shown, clicked)."""
+    columns: tuple[str, ...] = ()
+    """The columns that hold the words, joined by blanks. Default: the first called caption, captions, text, title or
+    description."""
+    encoder: str = "default"
+    """The picture tower: a bundle folder, or "default"."""
+    trigrams: Count = 8192
+    """Ids that letter trigrams are hashed to."""
+    words: Annotated[int, Field(ge=0)] = 8192
+    """Ids that whole words are hashed to; 0 is trigrams alone, as in the paper."""
+    length: Count = 256
+    """Most ids of one text."""
+    width: Count = 256
+    """Numbers of an id's embedding."""
+    hidden: tuple[Count, ...] = ()
+    """Widths of the text tower's hidden layers. Few captions are best served by none: a linear map of the mean."""
+    picture_hidden: Annotated[int, Field(ge=0)] = 0
+    """Width of a hidden layer between the encoder's vectors and the common space; 0 is one linear map."""
+    dim: Annotated[int, Field(ge=2, le=8192)] = 256
+    """Numbers of a vector of the common space."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Share of the numbers left out at random, in both towers."""
+    batch: Annotated[int, Field(ge=2)] = 512
+    """Pairs in a batch: each has the others as negatives."""
+    temperature: Positive = 0.07
+    """Of the softmax, at the start; it is learned."""
+    coldest: Positive = 0.01
+    """It never falls below."""
+    hard: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a hinge over the hardest negatives of a batch; 0 is without."""
+    margin: Annotated[float, Field(ge=0)] = 0.2
+    """Of that hinge, in cosine."""
+    unfreeze: Share = 1.0
+    """Share of the run after which the encoder learns, too; 1 is never, and a step then takes milliseconds."""
+    unfreeze_batch: Annotated[int, Field(ge=2)] = 64
+    """Pairs in a batch from then on."""
+    unfreeze_rate: Positive = 0.01
+    """The encoder's learning rate, in parts of optimizer.rate."""
+
+
 class TrainConfig(Table):
     """A whole run."""
 
@@ -335,6 +383,7 @@ class TrainConfig(Table):
     validation: ValidationConfig = ValidationConfig()
     views: ViewsConfig = ViewsConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
+    text: TextConfig = TextConfig()
 
     @property
     def pairwise(self) -> bool:
@@ -418,7 +467,10 @@ class TrainConfig(Table):
                 "sampler.pictures must be at least 2, or a class has nothing to agree on",
             ),
             (
-                self.sampler.pictures < 2 and self.sampler.kind == "every" and kind != "none",
+                self.sampler.pictures < 2
+                and self.sampler.kind == "every"
+                and kind != "none"
+                and not getattr(loss, "needs_classes", False),
                 f"loss {kind!r} needs sampler.pictures of at least 2: a picture is alike with itself, augmented anew",
             ),
             (
@@ -460,6 +512,14 @@ class TrainConfig(Table):
             (
                 self.validation.select == "one_shot" and self.validation.episodes == 0,
                 'validation.select = "one_shot" needs validation.episodes above 0',
+            ),
+            (
+                self.text.temperature < self.text.coldest,
+                f"text.temperature {self.text.temperature} is below text.coldest {self.text.coldest}",
+            ),
+            (
+                self.text.captions and self.data.validation == 0,
+                "text.captions needs held-out pictures to choose the checkpoint: data.validation is 0",
             ),
             (
                 (self.views.count > 1 or self.views.flip) and self.data.fit == "pad",

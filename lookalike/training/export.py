@@ -29,12 +29,13 @@ from lookalike.catalogue import rows as listed
 from lookalike.encoder import Encoder
 from lookalike.errors import CatalogueError, CheckpointError, ExportError
 from lookalike.images import Picture, Preprocessing
+from lookalike.thresholds import in_words
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig, read_config
 from lookalike.training.folder import RunFolder
 from lookalike.training.networks import EmbeddingNetwork, Serving, build, defaults
 from lookalike.training.prepare import make_network
-from lookalike.training.retrieval import Retrieval
+from lookalike.training.retrieval import THRESHOLDS, Retrieval
 from lookalike.vectors import Vectors
 
 # A graph whose vectors are further than this from the network's own is refused.
@@ -42,7 +43,21 @@ LOWEST_COSINE = 0.9999
 CHECKED = 64
 GRAPH, WEIGHTS = "image.onnx", "weights.safetensors"
 
-__all__ = ["LOWEST_COSINE", "export_network", "export_run"]
+__all__ = [
+    "CHECKED",
+    "GRAPH",
+    "LOWEST_COSINE",
+    "WEIGHTS",
+    "drawn",
+    "export_network",
+    "export_run",
+    "in_onnx",
+    "listed_pictures",
+    "refer",
+    "stored",
+    "surroundings",
+    "without_places",
+]
 
 
 def export_run(
@@ -84,13 +99,17 @@ def export_run(
     data = json.loads((place / "data.json").read_text(encoding="utf-8"))
     report = _json_or_none(place / "report.json")
     manifest = _run_manifest(config, data, report, state["step"])
-    if size is not None and size != trained_at:
-        manifest["metrics"] = None  # they are those of the size it was trained at
+    if size is None or size == trained_at:
+        manifest["thresholds"] = _json_or_none(place / THRESHOLDS) or {}
+    else:
+        manifest["metrics"] = None  # like the thresholds, they are those of the size it was trained at
         manifest["recipe"]["trained_at"] = list(trained_at)
     if retrieval.reranking:
         manifest["search"] = retrieval.reranking.to_document()
     checked = (
-        _pictures(pictures) if pictures is not None else _spread(data["paths"]["validation"] or data["paths"]["train"])
+        listed_pictures(pictures)
+        if pictures is not None
+        else _spread(data["paths"]["validation"] or data["paths"]["train"])
     )
     return _write(network, config.preprocessing(), manifest, checked, to)
 
@@ -121,7 +140,7 @@ def export_network(
         "name": name.replace(":", "-").replace("/", "-"),
         "recipe": {"network": name, "weights": None if weights is None else Path(weights).name, **surroundings()},
     }
-    checked = _drawn() if pictures is None else _pictures(pictures)
+    checked = drawn() if pictures is None else listed_pictures(pictures)
     return _write(network, preprocessing, manifest, checked, to)
 
 
@@ -134,9 +153,9 @@ def _write(
 ) -> Bundle:
     network = network.eval()
     serving = Serving(network)
-    weights = save(_stored(network))
+    weights = save(stored(network))
     graph = _graph(serving, preprocessing.size)
-    _refer(graph, weights)
+    refer(graph, weights)
     files: dict[str, bytes | Path] = {GRAPH: graph.SerializeToString(), WEIGHTS: weights}
     whole = {
         **manifest,
@@ -170,7 +189,7 @@ def _check(
     return {"lowest_cosine": round(lowest, 7), "pictures": len(cosines), "precision": "fp32"}
 
 
-def _stored(network: nn.Module) -> dict[str, Tensor]:
+def stored(network: nn.Module) -> dict[str, Tensor]:
     """What weights.safetensors holds: matrices and kernels as float16; vectors, statistics and constants as float32."""
     large = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
     state = {name: value.detach().cpu() for name, value in network.state_dict().items() if value.is_floating_point()}
@@ -180,18 +199,29 @@ def _stored(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _graph(serving: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
-    """ONNX, batch norms kept (the weights shall train on), any number of pictures, initializers named as parameters."""
-    example = torch.zeros(2, 3, *size)
+    """ONNX of a network that is served, any number of pictures."""
+    return in_onnx(serving, torch.zeros(2, 3, *size), "pixels", {0: "n"})
+
+
+def in_onnx(module: nn.Module, example: Tensor, takes: str, sizes: Mapping[int, str]) -> onnx.ModelProto:
+    """ONNX, batch norms kept (the weights shall train on), initializers named as parameters.
+
+    Args:
+        module: gives "vectors"; what it calls `network` gives its parameters their own names.
+        example: of what it takes.
+        takes: the name of that.
+        sizes: axes that are not fixed, with their names.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own dealings
         program = torch.onnx.export(
-            serving,
+            module,
             (example,),
             dynamo=True,
             optimize=False,  # would fold the batch norms
-            input_names=["pixels"],
+            input_names=[takes],
             output_names=["vectors"],
-            dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
+            dynamic_shapes=({axis: torch.export.Dim(name, min=1) for axis, name in sizes.items()},),
             verbose=False,
         )
     model = program.model_proto
@@ -206,8 +236,8 @@ def _graph(serving: nn.Module, size: tuple[int, int]) -> onnx.ModelProto:
     return model
 
 
-def _refer(model: onnx.ModelProto, weights: bytes) -> None:
-    """Replace every initializer by a reference into weights.safetensors; float16 ones are cast to float32.
+def refer(model: onnx.ModelProto, weights: bytes, file: str = WEIGHTS) -> None:
+    """Replace every initializer by a reference into a safetensors file beside it; float16 ones are cast to float32.
 
     A safetensors file is the length of its header (8 bytes), the header (JSON with the place of each tensor), and the
     raw little-endian values: what ONNX calls external data.
@@ -223,7 +253,7 @@ def _refer(model: onnx.ModelProto, weights: bytes) -> None:
         first, last = entry["data_offsets"]
         tensor.ClearField("raw_data")
         tensor.data_type, tensor.data_location = types[entry["dtype"]], onnx.TensorProto.EXTERNAL
-        for key, value in (("location", WEIGHTS), ("offset", 8 + size + first), ("length", last - first)):
+        for key, value in (("location", file), ("offset", 8 + size + first), ("length", last - first)):
             tensor.external_data.add(key=key, value=str(value))
         if entry["dtype"] == "F16":
             casts.append(tensor.name)
@@ -242,14 +272,15 @@ def _spread(paths: Sequence[str]) -> list[str]:
     return [paths[i] for i in places]
 
 
-def _pictures(place: str | os.PathLike[str]) -> list[str]:
+def listed_pictures(place: str | os.PathLike[str]) -> list[str]:
+    """At most `CHECKED` pictures of a place, to check a graph with. Raises CatalogueError where there are none."""
     found = [row.path for row in listed([place])]
     if not found:
         raise CatalogueError(f"{place} holds no pictures to check the graph with")
     return _spread(found)
 
 
-def _drawn() -> list[Picture]:
+def drawn() -> list[Picture]:
     """Pictures to check a graph with where there are none: soft random colours, coarse to fine."""
     dice = np.random.default_rng(0)
     sides = [2 + i % 15 for i in range(CHECKED)]
@@ -271,20 +302,25 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def _run_manifest(
-    config: TrainConfig, data: Mapping[str, Any], report: Mapping[str, Any] | None, step: int
-) -> dict[str, Any]:
-    recipe = config.model_dump(mode="json")
-    # Where things lay on this machine is nobody's business.
+def without_places(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON, with names alone: where things lay on this machine is nobody's business."""
+    recipe: dict[str, Any] = config.model_dump(mode="json")
     recipe["data"]["cache"] = None
     for table, name in (("data", "root"), ("data", "labels"), ("network", "weights"), ("base", "recipe")):
         recipe[table][name] = recipe[table][name] and Path(recipe[table][name]).name
     recipe["teacher"]["bundles"] = [Path(bundle).name for bundle in config.teacher.bundles]
+    recipe["text"]["encoder"] = Path(config.text.encoder).name
+    return recipe
+
+
+def _run_manifest(
+    config: TrainConfig, data: Mapping[str, Any], report: Mapping[str, Any] | None, step: int
+) -> dict[str, Any]:
     ran = {"kept_step": step} | ({k: report[k] for k in ("steps", "minutes", "device", "precision")} if report else {})
     metrics = report["verdict"] if report else None
     return {
         "name": config.name,
-        "recipe": {**recipe, **ran, **surroundings()},
+        "recipe": {**without_places(config), **ran, **surroundings()},
         "data": {key: data[key] for key in ("fingerprint", "pictures", "classes", "notes")},
         "metrics": metrics,
         "thresholds": {},
@@ -333,4 +369,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
         lines.append(
             f"| {name} | " + " | ".join(f"{c['mean']:.4f} [{c['low']:.4f}, {c['high']:.4f}]" for c in cells) + " |"
         )
-    return "\n".join([*lines, "", "Intervals are 95 % bootstrap intervals over queries; differences are paired.", ""])
+    lines += ["", "Intervals are 95 % bootstrap intervals over queries; differences are paired.", ""]
+    if told := in_words(manifest["thresholds"]):
+        lines += ["## Thresholds", "", *told, ""]
+    return "\n".join(lines)

@@ -32,6 +32,8 @@ TITLES = {
     "r_at_1": "R@1",
     "triplet_accuracy": "triplet accuracy",
     "one_shot": "one-shot accuracy",
+    **{f"text_r_at_{k}": f"R@{k} of pictures by words" for k in (1, 5, 10)},
+    **{f"picture_r_at_{k}": f"R@{k} of words by pictures" for k in (1, 5, 10)},
 }
 
 __all__ = ["TITLES", "Judge", "Verdict", "embed", "means"]

@@ -32,7 +32,7 @@ from lookalike.vectors import Vectors, unit
 # Vectors that the axes of a target are found from.
 FITTED = 20_000
 
-__all__ = ["Axes", "Distillation", "Lessons", "regions", "taught"]
+__all__ = ["Axes", "Distillation", "Lessons", "looked", "regions", "taught"]
 
 
 def regions(
@@ -79,23 +79,31 @@ def taught(
         BundleError: no bundle there.
         TrainingError: a picture cannot be read any more, or the vectors cannot be written.
     """
-    found = [_taught_by(bundle, sources, Path(folder), say) for bundle in bundles]
+    found = []
+    for bundle in bundles:
+        encoder = Encoder.default() if bundle == "default" else Encoder.load(bundle)
+        vectors = looked(encoder, sources, Path(folder), say)
+        if not (readable := np.isfinite(vectors[:, 0])).all():
+            lost = shown(path_of(sources[int(np.argmin(readable))]))
+            raise TrainingError(f"the teacher cannot read a picture that could be read before: {lost}")
+        found.append(unit(vectors))
     return found[0] if len(found) == 1 else unit(np.concatenate(found, axis=1))
 
 
-def _taught_by(bundle: str, sources: Sequence[Source], folder: Path, say: Callable[[str], None]) -> Vectors:
-    encoder = Encoder.default() if bundle == "default" else Encoder.load(bundle)
+def looked(encoder: Encoder, sources: Sequence[Source], folder: Path, say: Callable[[str], None]) -> Vectors:
+    """The vectors of pictures, computed once and kept in a folder: (n, dim) float32, NaN where one cannot be read.
+
+    They are kept in half precision. Arguments and errors as for `taught`.
+    """
     held = folder / f"teacher-{encoder.fingerprint}-{_identity(sources)}.npy"
     if held.exists():
         vectors = np.load(held, allow_pickle=False)
         if vectors.shape == (len(sources), encoder.dim):
-            return unit(np.asarray(vectors, dtype=np.float32))
-    say(f"the teacher {encoder.name} looks at {len(sources):,} views of the training pictures, once")
+            return np.asarray(vectors, dtype=np.float32)
+    say(f"{encoder.name} looks at {len(sources):,} views of pictures, once")
     vectors = np.empty((len(sources), encoder.dim), dtype=np.float16)
     for row, outcome in enumerate(encoder.stream(sources)):
-        if outcome.error is not None or outcome.vector is None:
-            raise TrainingError(f"the teacher cannot read a picture that could be read before: {outcome.error}")
-        vectors[row] = outcome.vector
+        vectors[row] = np.nan if outcome.vector is None else outcome.vector
     scratch = held.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,9 +112,10 @@ def _taught_by(bundle: str, sources: Sequence[Source], folder: Path, say: Callab
         scratch.replace(held)
     except OSError as error:
         raise TrainingError(
-            f"cannot keep the teacher's vectors in {shown(folder)}: {error.strerror}; make room, or set data.cache"
+            f"cannot keep the vectors of {encoder.name} in {shown(folder)}: {error.strerror}; "
+            "make room, or set data.cache"
         ) from error
-    return unit(np.asarray(vectors, dtype=np.float32))
+    return np.asarray(vectors, dtype=np.float32)
 
 
 def _identity(sources: Sequence[Source]) -> str:
