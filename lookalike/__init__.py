@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from lookalike.client import connect as connect
     from lookalike.encoder import Encoder as Encoder
     from lookalike.errors import LookalikeError as LookalikeError
     from lookalike.index import open_index as open_index
@@ -23,9 +24,10 @@ _HOME = {
     "Encoder": "lookalike.encoder",
     "LookalikeError": "lookalike.errors",
     "Searcher": "lookalike.search",
+    "connect": "lookalike.client",
     "open_index": "lookalike.index",
 }
-__all__ = ["Encoder", "LookalikeError", "Searcher", "__version__", "open_index"]
+__all__ = ["Encoder", "LookalikeError", "Searcher", "__version__", "connect", "open_index"]
 
 
 def __getattr__(name: str) -> Any:
