@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from lookalike.cli._common import json_option, need_training
+from lookalike.cli._common import json_option, need_training, progress_bar
 
 __all__ = ["NO_BETTER", "export", "train"]
 
@@ -21,8 +21,10 @@ NO_BETTER = 3
 
 
 @click.command()
-@click.argument("source", metavar="CONFIG.toml|PICTURES", type=click.Path())
+@click.argument("source", metavar="[CONFIG.toml|PICTURES]", type=click.Path(), required=False)
 @click.option("--to", "target", required=True, metavar="BUNDLE", help="Where the encoder bundle goes.")
+@click.option("--captions", metavar="FILE.csv", help="Teach words: captions, titles of a catalogue, or clicks.")
+@click.option("--feedback", metavar="INDEX", help="Learn from the clicks and judgements recorded beside an index.")
 @click.option("--labels", metavar="HOW", help="folders, a column of the CSV file, or a file of pairs or triplets.")
 @click.option("--category", metavar="COLUMN", help="The column of the super-class, if PICTURES is a CSV file.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="The longest it may take.")
@@ -32,8 +34,10 @@ NO_BETTER = 3
 @click.option("--run", "folder", metavar="FOLDER", type=click.Path(), help="The run folder. Default: BUNDLE.run")
 @json_option
 def train(
-    source: str,
+    source: str | None,
     target: str,
+    captions: str | None,
+    feedback: str | None,
     labels: str | None,
     category: str | None,
     minutes: float | None,
@@ -44,26 +48,39 @@ def train(
     """Teach an encoder what is alike, say whether it got better, and write it as a bundle.
 
     With a configuration it does what that says. With PICTURES (a folder with a folder per class, or a CSV file) it
-    chooses a configuration that fits them, and writes it into the run folder. Interrupt it and run it again: it goes
-    on where it was. Exit status: 0 better than the base, 3 no better (the bundle is written all the same).
+    chooses a configuration that fits them, and writes it into the run folder. With --captions it learns which words
+    go with which pictures, beside an encoder that stays as it is (text.encoder); its base is a bag of words. With
+    --feedback it learns from what people took among what they were shown; if that is better, the index is made anew
+    with the new encoder and swapped. Interrupt it and run it again: it goes on where it was. Exit status: 0 better
+    than the base, 3 no better (the bundle is written all the same).
 
     \b
     Examples:
       lookalike train shoes --to shoes.bundle --minutes 10
       lookalike train products.csv --labels kind --to products.bundle
       lookalike train configs/omniglot.toml --set data.root=images_background --to omniglot.bundle
+      lookalike train --captions captions.csv --to words.bundle
+      lookalike train --feedback pictures.index --to clicked.bundle
     """
     need_training()
+    if feedback is not None:
+        if any((source, captions, labels, category, minutes, overrides, folder)):
+            raise click.UsageError("--feedback brings all it needs: it goes with --to and --json alone")
+        _train_on_feedback(feedback, target, as_json)
+        return
     from lookalike.training.export import export_run
-    from lookalike.training.loop import train as run
+    from lookalike.training.export_words import export_towers
+    from lookalike.training.loop import train as train_encoder
+    from lookalike.training.towers import train_towers
 
     place = Path(folder or f"{target.removesuffix('.zip').rstrip('/')}.run")
-    config = _train_config(source, labels, category, minutes, overrides, place)
+    config = _train_config(source, captions, labels, category, minutes, overrides, place)
+    run = train_towers if config.text.captions else train_encoder
     with _training_progress() as watch:
         outcome = run(config, place, say=lambda line: click.echo(line, err=True), watch=watch)
     if not _is_first_process():
         return
-    bundle = export_run(place, target)
+    bundle = export_towers(place, target) if config.text.captions else export_run(place, target)
     facts = {
         "bundle": str(bundle.path),
         "run": str(place),
@@ -81,8 +98,30 @@ def train(
         sys.exit(NO_BETTER)
 
 
+def _train_on_feedback(location: str, target: str, as_json: bool) -> None:
+    from lookalike.training.adopt import adopt
+
+    with progress_bar(0) as progress:
+        done = adopt(location, target, progress=progress)
+    for note in done.notes:
+        click.echo(f"note: {note}", err=True)
+    for error in done.rebuilt.skipped if done.rebuilt else ():
+        click.echo(f"skipped {error.path}: {error.reason}", err=True)
+    if as_json:
+        facts = {"bundle": str(done.bundle.path), "index": location, "adopted": done.rebuilt is not None}
+        before = None if done.before is None else str(done.before)
+        click.echo(json.dumps({**facts, "before": before, "verdict": done.learned.document()}, ensure_ascii=False))
+    else:
+        click.echo(str(done.learned))
+        adopted = f"{location} is made anew with it; the index from before is {done.before}"
+        click.echo(f"{target}: {adopted if done.rebuilt else f'{location} stays as it is'}")
+    if not done.learned.better:
+        sys.exit(NO_BETTER)
+
+
 def _train_config(
-    source: str,
+    source: str | None,
+    captions: str | None,
     labels: str | None,
     category: str | None,
     minutes: float | None,
@@ -93,6 +132,16 @@ def _train_config(
     from lookalike.training.config import read_config
 
     changes = [*overrides, *([f"loop.minutes={float(minutes)}"] if minutes else [])]
+    if captions is not None:
+        if labels is not None or category is not None or (source and not source.lower().endswith(".toml")):
+            raise click.UsageError("--captions brings its own pictures: it goes with a configuration at most")
+        if source is None:
+            from lookalike.training.auto import choose_words
+
+            return choose_words(captions, changes)
+        return read_config(source, [*changes, "text.captions=true", f"data.root={json.dumps(captions)}"])
+    if source is None:
+        raise click.UsageError("give a configuration or pictures, or --captions")
     if source.lower().endswith(".toml"):
         if labels is not None:
             changes.append(f"data.labels={json.dumps(labels)}")
@@ -134,7 +183,7 @@ def _training_progress() -> Iterator[Callable[[Any], None] | None]:
 
 
 @click.command()
-@click.argument("source", metavar="RUN|timm:NAME|torchvision:NAME")
+@click.argument("source", metavar="RUN|timm:NAME|torchvision:NAME|open_clip:NAME[/WEIGHTS]|transformers:FOLDER")
 @click.option("--to", "target", required=True, metavar="BUNDLE", help="Where the encoder bundle goes.")
 @click.option("--weights", metavar="FILE", help="Weights of a named network: a file, a URL, or hub.")
 @click.option("--pictures", metavar="PICTURES", type=click.Path(), help="Pictures to check the graph with.")
@@ -152,11 +201,21 @@ def export(
     Examples:
       lookalike export shoes.bundle.run --to shoes.bundle
       lookalike export timm:resnet18 --weights resnet18.safetensors --to resnet18.bundle
+      lookalike export open_clip:ViT-B-32 --weights clip.safetensors --to clip.bundle
     """
     need_training()
     from lookalike.training.export import export_network, export_run
+    from lookalike.training.export_words import export_clip, export_towers, is_clip, is_towers
 
-    if (Path(source) / "config.toml").is_file():
+    if (is_towers(source) or is_clip(source)) and size is not None:
+        raise click.UsageError("--size goes with a run of an encoder; towers are served at the size of theirs")
+    if is_towers(source):
+        if weights is not None:
+            raise click.UsageError("--weights goes with a network's name; a run has its own")
+        bundle = export_towers(source, target, pictures)
+    elif is_clip(source):
+        bundle = export_clip(source, target, weights=weights, pictures=pictures)
+    elif (Path(source) / "config.toml").is_file():
         if weights is not None:
             raise click.UsageError("--weights goes with a network's name; a run has its own")
         bundle = export_run(source, target, pictures=pictures, size=None if size is None else (size, size))
