@@ -2,6 +2,7 @@
 
 `Pixels` compares small pictures point by point; `ColourHistogram` counts colours wherever they are;
 `BagOfVisualWords` counts small patterns wherever they are, and is what visual search was before networks.
+`LinearSVM` is no encoder: it tells classes apart by the vectors of one, or by pixels.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ REACH = 1 / 40
 # Of 700 pairs of unrelated photographs none had more than 5 inliers (with a homography: 8), of 175 pairs of one and its
 # distorted copy none fewer than 19: so few are chance, and must not overrule the cosine.
 LEAST_INLIERS = 6
+# Over the training rows, of a support vector machine: with averaged weights, more change little.
+PASSES = 20
 
-__all__ = ["BagOfVisualWords", "ColourHistogram", "Pixels"]
+__all__ = ["BagOfVisualWords", "ColourHistogram", "LinearSVM", "Pixels"]
 
 
 class Pixels:
@@ -411,3 +414,110 @@ def _streamed(work: Callable[[Picture], T], pictures: Iterable[Picture]) -> Iter
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class LinearSVM:
+    """A linear support vector machine over any number of classes, with scikit-learn's contract.
+
+    One machine per class against all others, hinge loss, and the highest score wins (Rifkin and Klautau, "In Defense of
+    One-Vs-All Classification", JMLR 2004). Columns are first brought to mean 0 and deviation 1 over the training rows,
+    and rows divided by √dim, so that one `cost` means the same on pixels and on embeddings. Fitted by averaged
+    stochastic gradient descent, in 20 passes over the rows (scikit-learn's ``SGDClassifier``). Of 4,500 product
+    photographs as 3,072 colour values each, the exact solver of the multiclass hinge of Crammer and Singer (liblinear)
+    took longer, and after 1,000 passes had neither converged nor named as many new ones rightly (75 against 80 %).
+
+    Args:
+        cost: C, the weight of errors against the width of the margin; larger fits the training rows more closely.
+        seed: of the order in which rows are looked at.
+
+    Attributes:
+        classes_: (c,) the labels there are, in order; after `fit`, as the others.
+        coef_: (c, dim) float64, a row for each class, for rows as they come; there are two of them for two classes.
+        intercept_: (c,) float64.
+
+    Raises:
+        ValueError: `cost` is not above 0.
+    """
+
+    def __init__(self, cost: float = 10.0, seed: int = 0) -> None:
+        if not cost > 0:
+            raise ValueError(f"cost must be above 0, got {cost}")
+        self.cost, self.seed = cost, seed
+        self.classes_: npt.NDArray[Any] | None = None
+        self.coef_: npt.NDArray[np.float64] = np.empty((0, 0))
+        self.intercept_: npt.NDArray[np.float64] = np.empty(0)
+
+    def fit(self, vectors: Any, labels: Any) -> LinearSVM:
+        """Learn to tell the labels apart.
+
+        Args:
+            vectors: (n, dim) finite numbers.
+            labels: (n,) of any one type that can be compared, at least two different ones.
+
+        Returns:
+            Itself.
+
+        Raises:
+            MissingExtra: scikit-learn is not installed.
+            ShapeError: the shapes do not fit, or a number is not finite.
+            TrainingError: fewer than two classes.
+        """
+        try:
+            from sklearn.linear_model import SGDClassifier
+        except ImportError as error:
+            raise MissingExtra("a support vector machine", "scikit-learn", "baselines") from error
+        rows, label = _rows(vectors), np.asarray(labels)
+        if label.shape != (len(rows),):
+            raise ShapeError(f"labels must be one for each of {len(rows)} rows, got shape {label.shape}")
+        classes, numbers = np.unique(label, return_inverse=True)
+        if len(classes) < 2:
+            raise TrainingError(f"a classifier needs at least two classes, got {len(classes)}")
+        mean, spread = rows.mean(0), rows.std(0)
+        # A column that is the same everywhere tells nothing; what it will be elsewhere must not matter either.
+        scale = np.divide(1, spread * np.sqrt(rows.shape[1]), out=np.zeros_like(spread), where=spread > 1e-12)
+        machine = SGDClassifier(
+            alpha=1 / (self.cost * len(rows)), average=True, max_iter=PASSES, tol=None, n_jobs=cores(),
+            random_state=self.seed,
+        )  # fmt: skip
+        machine.fit((rows - mean) * scale, numbers)
+        weights, offsets = machine.coef_, machine.intercept_
+        if len(classes) == 2:  # scikit-learn gives the second class alone
+            weights, offsets = np.concatenate([-weights, weights]), np.concatenate([-offsets, offsets])
+        self.classes_, self.coef_ = classes, weights * scale
+        self.intercept_ = offsets - self.coef_ @ mean
+        return self
+
+    def decision_function(self, vectors: Any) -> npt.NDArray[np.float64]:
+        """Scores of each class: (n, c) float64, also for two classes; above 0 is its side of the margin.
+
+        Raises:
+            QueryError: nothing learned yet.
+            ShapeError: rows of another length, or a number that is not finite.
+        """
+        if self.classes_ is None:
+            raise QueryError("this support vector machine has learned nothing: call fit(vectors, labels) first")
+        rows = _rows(vectors)
+        if rows.shape[1] != self.coef_.shape[1]:
+            raise ShapeError(f"rows must have {self.coef_.shape[1]} numbers, as in fit, got {rows.shape[1]}")
+        scores: npt.NDArray[np.float64] = rows @ self.coef_.T + self.intercept_
+        return scores
+
+    def predict(self, vectors: Any) -> npt.NDArray[Any]:
+        """The label of the highest score of each row: (n,). Errors as for `decision_function`."""
+        best = self.decision_function(vectors).argmax(1)
+        assert self.classes_ is not None
+        labels: npt.NDArray[Any] = self.classes_[best]
+        return labels
+
+    def score(self, vectors: Any, labels: Any) -> float:
+        """The share of rows whose label is predicted. Errors as for `decision_function`."""
+        return float((self.predict(vectors) == np.asarray(labels)).mean())
+
+
+def _rows(vectors: Any) -> npt.NDArray[np.float64]:
+    rows = np.asarray(vectors, dtype=np.float64)
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ShapeError(f"vectors must have shape (n, dim), n and dim above 0, got {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise ShapeError(f"vectors must be finite: row {int(np.argmin(np.isfinite(rows).all(1)))} is not")
+    return rows

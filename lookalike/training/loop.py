@@ -12,6 +12,7 @@
       last.pt           everything, to go on from; best.pt: the weights that are judged and exported
       run.log           what was said
       retrieval.json    last stage: what was tried with the vectors, and what was kept; whitening.npz with it
+      thresholds.json   from which cosine on two pictures are alike, one is unknown, one is a duplicate
       report.json       the verdict and all its numbers; README.md says it in words
 
 Everything a step draws (pictures, augmentation, dropout) depends on (seed, step) alone: a run that was stopped, by
@@ -27,15 +28,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from lookalike.encoder import cores
 from lookalike.errors import CheckpointError, ConfigError, TrainingError
@@ -48,18 +46,21 @@ from lookalike.training.folder import RunFolder
 from lookalike.training.judge import TITLES, Judge, Verdict, means
 from lookalike.training.machine import (
     Stopper,
+    autocast,
     averaged,
     compiled,
     device_for,
     optimizer_for,
+    pace,
     precision_for,
     seed_of,
+    shrunk,
 )
 from lookalike.training.networks import EmbeddingNetwork
 from lookalike.training.objective import Batch
 from lookalike.training.prepare import Material, ask, base_answers, make_network, make_objective, prepare
 from lookalike.training.retrieval import FILE as RETRIEVAL
-from lookalike.training.retrieval import Retrieval, choose, in_words
+from lookalike.training.retrieval import THRESHOLDS, Retrieval, choose, in_words, thresholds
 from lookalike.training.watch import CollapseWatch, health
 
 # Of the minutes given, what is left for the verdict and the export.
@@ -264,9 +265,9 @@ class Run:
 
     def step(self, progress: float, ahead: Iterator[tuple[int, tuple[Batch, Tensor]]]) -> None:
         """One step of the optimiser; `done` holds what it came to."""
-        config = self.config.optimizer
+        config, loop = self.config.optimizer, self.config.loop
         for entry, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            entry["lr"] = rate * self._pace(progress)
+            entry["lr"] = rate * pace(progress, config.warmup, loop.steps)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for micro in range(config.accumulate):
@@ -274,9 +275,9 @@ class Run:
             batch = batch.to(self.device)
             torch.manual_seed(seed_of(self.config.seed, self.state.step, micro, self.group.rank))  # for dropout
             dice = torch.Generator().manual_seed(seed_of(self.config.seed, self.state.step, micro))
-            pixels = self._sized(pixels.to(self.device), progress)
+            pixels = shrunk(pixels.to(self.device), progress, loop.small_scale, loop.small_until)
             pictures = self.material.normalised(self.config.augment(pixels, dice))
-            with self._autocast(self.state.precision):
+            with autocast(self.device, self.state.precision):
                 own = self.forward(pictures[self.group.part(len(pictures))])
             embeddings = self.group.gather(own.float())
             loss = self.objective(embeddings, batch, dice, progress)
@@ -291,15 +292,6 @@ class Run:
             self.average.update_parameters(self.network)
         self.done = Done(total, norm, embeddings.detach(), batch, dice)
 
-    def _sized(self, pixels: Tensor, progress: float) -> Tensor:
-        """The pictures of a batch at the size of this part of the run: uint8, or floats in [0, 1] where they shrink."""
-        loop = self.config.loop
-        if progress >= loop.small_until or loop.small_scale == 1:
-            return pixels
-        size = [round(loop.small_scale * side) for side in pixels.shape[2:]]
-        smaller = functional.interpolate(pixels.float() / 255, size, mode="bilinear", antialias=True)
-        return smaller.clamp(0, 1)
-
     def _ahead(self) -> Prefetcher[tuple[Batch, Tensor]]:
         """Batches with their pixels, drawn and read in a thread while the network works."""
 
@@ -309,16 +301,12 @@ class Run:
 
         return Prefetcher(ready, start=self.state.step * self.config.optimizer.accumulate)
 
-    def _autocast(self, precision: str) -> Any:
-        reduced = precision == "bf16"
-        return torch.autocast(self.device.split(":")[0], torch.bfloat16) if reduced else nullcontext()
-
     def _try(self, precision: str) -> None:
         """A step forward and back on pictures that show nothing, with a copy of the network: to take its time."""
         count = self.group.part(len(self.material.draw(0).rows))
         shape = (count.stop - count.start, self.network.channels, *self.config.preprocessing().size)
         probe = copy.deepcopy(self.network).train()
-        with self._autocast(precision):
+        with autocast(self.device, precision):
             rows = probe(torch.zeros(shape, device=self.device).contiguous(memory_format=torch.channels_last))
         rows.float().sum().backward()
 
@@ -330,13 +318,6 @@ class Run:
             return by_steps
         budget = max(60 * minutes * (1 - RESERVE) - self.prepared, 1.0)
         return float(self.group.same(max(by_steps, self.state.spent / budget)))
-
-    def _pace(self, progress: float) -> float:
-        """Factor of the learning rate: a climb during the warm-up, then half a cosine down to zero."""
-        warmup = self.config.optimizer.warmup
-        if progress < warmup:
-            return (progress + 1 / self.config.loop.steps) / (warmup + 1 / self.config.loop.steps)
-        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
 
     def _must_be_finite(self, loss: float) -> None:
         if math.isfinite(loss):
@@ -487,6 +468,8 @@ class Run:
             answers = ask(served, self.material.judge, self.material, self.device, retrieval.reranking)
             name, theirs = self.base
             verdict = Verdict.of(name, self.material.judged, self.config.validation.select, answers, theirs)
+            found = thresholds(self.config, served, self.material, self.device)
+            self.place.write(THRESHOLDS, json.dumps(found, indent=1) + "\n")
         outcome = Outcome(self.place.path, state.step, state.spent / 60, verdict)
         if self.group.first:
             self._write_report(outcome)

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from lookalike.errors import ConfigError
 
 __all__ = [
     "Stopper",
+    "autocast",
     "averaged",
     "compiled",
     "device_for",
     "optimizer_for",
+    "pace",
     "precision_for",
     "seed_of",
+    "shrunk",
 ]
 
 
@@ -73,6 +79,40 @@ def precision_for(name: str, device: str, step: Callable[[str], None]) -> str:
             if attempt:  # the first one allocates
                 times.append(time.perf_counter() - began)
     return min(seconds, key=lambda precision: min(seconds[precision]))
+
+
+def autocast(device: str, precision: str) -> Any:
+    """A context in which networks compute in that precision: "bf16", or "fp32" as they are."""
+    return torch.autocast(device.split(":", maxsplit=1)[0], torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def pace(progress: float, warmup: float, steps: int) -> float:
+    """Factor of the learning rate: a climb during the warm-up, then half a cosine down to zero.
+
+    Args:
+        progress: of the run, from 0 to 1.
+        warmup: share of the run that climbs.
+        steps: of the run: the first one has a rate, too.
+    """
+    if progress < warmup:
+        return (progress + 1 / steps) / (warmup + 1 / steps)
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / max(1 - warmup, 1e-9)))
+
+
+def shrunk(pixels: Tensor, progress: float, scale: float, until: float) -> Tensor:
+    """The pictures of a batch at the size of this part of the run: as they are, or floats in [0, 1] where they shrink.
+
+    Args:
+        pixels: (n, c, h, w) uint8.
+        progress: of the run, from 0 to 1.
+        scale: of the sides, until then.
+        until: which share of the run begins with smaller pictures.
+    """
+    if progress >= until or scale == 1:
+        return pixels
+    size = [round(scale * side) for side in pixels.shape[2:]]
+    smaller = functional.interpolate(pixels.float() / 255, size, mode="bilinear", antialias=True)
+    return smaller.clamp(0, 1)
 
 
 def optimizer_for(table: Any, network: Any, objective: nn.Module, shape: Any) -> torch.optim.Optimizer:

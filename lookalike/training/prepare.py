@@ -49,7 +49,7 @@ JUDGED = 12_000
 # Altered copies that ask at least, where pictures have no labels and there are so many.
 COPIES = 1_000
 
-__all__ = ["Material", "ask", "base_answers", "make_network", "make_objective", "prepare"]
+__all__ = ["Material", "ask", "base_answers", "fingerprint", "make_network", "make_objective", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -291,15 +291,9 @@ def _write_data(
     notes: Sequence[str],
     unread: Sequence[str],
 ) -> None:
-    root = Path(config.data.root)
-    home = root if root.is_dir() else root.parent
-    lines = sorted(
-        f"{os.path.relpath(example.path, home)} {Path(example.path).stat().st_size} {example.label}"
-        for example in found.examples
-    )
     sizes = Counter(example.label for example in found.examples)
     document = {
-        "fingerprint": hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest(),
+        "fingerprint": fingerprint(config.data.root, found.examples),
         "pictures": {side: len(rows) for side, rows in parts.items()},
         "classes": len(sizes),
         "classes_by_part": {side: len(np.unique(labels[rows])) for side, rows in parts.items()},
@@ -316,6 +310,17 @@ def _write_data(
                 "put them back to go on, or train into another folder"
             )
     place.write("data.json", json.dumps(document, indent=1) + "\n")
+
+
+def fingerprint(root: str | os.PathLike[str], examples: Sequence[Example]) -> str:
+    """SHA-256 over names below `root` (a folder, or the one of a CSV file), sizes and labels: equal for equal data."""
+    place = Path(root)
+    home = place if place.is_dir() else place.parent
+    lines = sorted(
+        f"{os.path.relpath(example.path, home)} {Path(example.path).stat().st_size} {example.label}"
+        for example in examples
+    )
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def make_network(config: TrainConfig, material: Material | None = None, *, start: bool = True) -> EmbeddingNetwork:

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from lookalike.errors import CheckpointError
+from lookalike.errors import CheckpointError, ShapeError
 from lookalike.metrics import Interval, Values, paired_interval
 from lookalike.rerank import Reranking
+from lookalike.splits import duplicates
+from lookalike.thresholds import calibrate
 from lookalike.training.config import TrainConfig
 from lookalike.training.folder import RunFolder
 from lookalike.training.judge import TITLES, Judge, embed
@@ -35,8 +37,9 @@ POWERS = (0.5, 1.0)
 EXPANSIONS = (Reranking(expansion=2), Reranking(expansion=5))
 NEIGHBOURS = Reranking(k1=20, k2=6, weight=0.3)
 FILE, AXES = "retrieval.json", "whitening.npz"
+THRESHOLDS = "thresholds.json"
 
-__all__ = ["Retrieval", "Step", "choose"]
+__all__ = ["Retrieval", "Step", "choose", "thresholds"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,39 @@ def choose(config: TrainConfig, network: EmbeddingNetwork, material: Material, d
             both = replace(NEIGHBOURS, expansion=before.expansion, alpha=before.alpha)
             trial.offer("k-reciprocal re-ranking", [{"reranking": both}])
     return trial.chosen
+
+
+def thresholds(config: TrainConfig, network: EmbeddingNetwork, material: Material, device: str) -> dict[str, Any]:
+    """From which cosine on two pictures are alike, one is unknown, one is a duplicate; see `lookalike.thresholds`.
+
+    Chosen on the validation part, in which near-duplicates say nothing about one another. Without labels, a picture and
+    its altered copies are the class; what is unknown is then not asked.
+
+    Args:
+        config: how the pictures were parted.
+        network: in evaluation mode, as it will be served, with what `choose` has kept.
+        material: the pictures.
+        device: where the network lives.
+
+    Returns:
+        What the manifest of the bundle will hold; empty where nothing was held out, or too little to choose on.
+    """
+    judge = material.validation
+    if judge is None:
+        return {}
+    mean, std = material.mean.to(device), material.std.to(device)
+    vectors = embed(network, material.cache, judge.rows, mean, std, device)
+    labelled = config.data.labels != "none"
+    groups = duplicates(material.cache.caches[0].pixels, judge.rows) if labelled else None
+    try:
+        found = calibrate(
+            vectors, judge.labels, groups=groups, copies=None if labelled else judge.labels, named=labelled
+        )
+    except ShapeError:  # no two pictures of one class that are not nearly the same picture
+        return {}
+    document = found.document()
+    part = f"validation, split by {config.data.split}" if labelled else "validation, altered copies"
+    return {**document, "calibration": {"part": part, **document["calibration"]}}
 
 
 class _Trial:

@@ -49,6 +49,8 @@ def test_the_bundle_answers_as_the_network_does(run: Path, classes: Path, tmp_pa
     card = (tmp_path / "bundle" / "README.md").read_text()
     data = json.loads((run / "data.json").read_text())
     assert data["fingerprint"] in card and "supervised_contrastive" in card and "MAP@R" in card
+    found = bundle.manifest["thresholds"]
+    assert found == json.loads((run / "thresholds.json").read_text()) and f"| same | {found['same']} |" in card
 
 
 def test_the_weights_lie_once_under_their_training_names(run: Path, tmp_path: Path) -> None:
@@ -161,4 +163,4 @@ def test_a_run_may_be_served_larger_than_it_was_trained(run: Path, tmp_path: Pat
     bundle = export_run(run, tmp_path / "larger", size=(32, 32))
     assert bundle.preprocessing.size == (32, 32) and bundle.manifest["recipe"]["trained_at"] == [24, 24]
     assert bundle.manifest["check"]["lowest_cosine"] >= 0.9999
-    assert bundle.manifest["metrics"] is None
+    assert bundle.manifest["metrics"] is None and bundle.manifest["thresholds"] == {}

@@ -14,6 +14,7 @@ from lookalike.encoder import Encoder
 from lookalike.errors import CheckpointError
 from lookalike.metrics import Interval
 from lookalike.rerank import Reranking
+from lookalike.thresholds import calibrate
 from lookalike.training import retrieval
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig
@@ -115,3 +116,24 @@ def test_without_held_out_pictures_nothing_is_tried(configure: Configure, tmp_pa
     train(configure(data={"validation": 0.0, "test": 0.0}), tmp_path / "run", say=quiet)
     document = json.loads((tmp_path / "run" / "retrieval.json").read_text())
     assert document["steps"] == [] and not document["flip"] and not document["whiten"]
+    assert not (tmp_path / "run" / "thresholds.json").exists()
+
+
+def test_thresholds_are_those_of_validation_as_it_is_served(
+    configure: Configure, run: Path, classes: Path, tmp_path: Path
+) -> None:
+    """What the bundle carries is what calibrating its own vectors gives; without labels nothing is unknown."""
+    found = json.loads((run / "thresholds.json").read_text())
+    paths = json.loads((run / "data.json").read_text())["paths"]["validation"]
+    export_run(run, tmp_path / "bundle")
+    vectors = Encoder.load(tmp_path / "bundle", precision="fp32").images(paths)
+    again = calibrate(vectors, [Path(path).parent.name for path in paths])
+
+    for purpose in ("same", "unknown", "duplicate"):
+        assert found[purpose] == pytest.approx(again[purpose].value, abs=2e-3)
+    assert found["calibration"]["part"] == "validation, split by class"
+
+    blind = configure(data={"labels": "none"}, sampler={"kind": "every", "classes": 8, "pictures": 2},
+                      loss={"kind": "nt_xent"})  # fmt: skip
+    train(blind, tmp_path / "blind", say=quiet)
+    assert set(json.loads((tmp_path / "blind" / "thresholds.json").read_text())) == {"same", "duplicate", "calibration"}
