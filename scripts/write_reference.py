@@ -36,6 +36,9 @@ def commands() -> str:
     for name, command in cli.commands.items():
         context = click.Context(command, info_name=name, parent=root, terminal_width=100)
         parts.append(f"## lookalike {name}\n\n```text\n{command.get_help(context)}\n```")
+        for inner, part in getattr(command, "commands", {}).items():
+            below = click.Context(part, info_name=inner, parent=context, terminal_width=100)
+            parts.append(f"## lookalike {name} {inner}\n\n```text\n{part.get_help(below)}\n```")
     return "\n\n".join(parts) + "\n"
 
 

@@ -166,7 +166,8 @@ def test_search_writes_a_contact_sheet(folder: Path, index: str, capsys: pytest.
     assert "no such file" in text
     assert "<b>&.png" not in text
     assert "&lt;b&gt;&amp;.png" in text
-    assert "http" not in text
+    assert "http:" not in text and "https:" not in text
+    assert "default-src 'none'; img-src data:" in text
 
 
 def test_duplicates_are_grouped(folder: Path, index: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,8 +214,8 @@ def test_the_wrong_bundle_is_named(folder: Path, index: str, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["search", "INDEX"], 2, "QUERY pictures or --like"),
-        (["search", "INDEX", "a.png", "--like", "b.png"], 2, "QUERY pictures or --like"),
+        (["search", "INDEX"], 2, "QUERY pictures and --text, or --like"),
+        (["search", "INDEX", "a.png", "--like", "b.png"], 2, "QUERY pictures and --text, or --like"),
         (["search", "INDEX", "missing.png"], 1, "missing.png: no such file"),
         (["search", "INDEX", "--unlike", "missing.png"], 1, "at least one liked"),
         (["search", "nowhere.index", "a.png"], 1, "nowhere.index"),

@@ -128,8 +128,8 @@ def workplace(
 
 
 def _page(page: Path) -> object:
-    """A page as a parameter; the one that trains takes its time."""
-    marks = [pytest.mark.slow] if page.name.startswith("teach") else []
+    """A page as a parameter; those that train take their time."""
+    marks = [pytest.mark.slow] if page.name.startswith(("teach", "words")) else []
     return pytest.param(page, id=str(page.relative_to(ROOT)), marks=marks)
 
 

@@ -15,7 +15,21 @@ from collections.abc import Sequence
 import click
 
 from lookalike import __version__
-from lookalike.cli import find, judge, teach
+from lookalike.cli import (
+    calibrate,
+    catalogue,
+    classifiers,
+    compare,
+    feedback,
+    find,
+    judge,
+    name,
+    sell,
+    serve,
+    show,
+    teach,
+    words,
+)
 from lookalike.errors import LookalikeError
 
 __all__ = ["cli", "main"]
@@ -39,9 +53,20 @@ for command in (
     find.index,
     find.search,
     find.duplicates,
+    name.label,
+    sell.recommend,
+    words.tags,
     teach.train,
     teach.export,
     judge.evaluate,
+    show.report,
+    show.explain,
+    classifiers.classifiers,
+    calibrate.calibrate,
+    catalogue.catalogue,
+    compare.compare,
+    serve.serve,
+    feedback.feedback,
     find.info,
 ):
     cli.add_command(command)
