@@ -51,7 +51,7 @@ def in_words(document: Document, drawn: Sequence[str] = ()) -> str:
         "",
         f"Over-fitting: {document['settings']['overfitting']}. Minutes are those of the training alone.",
     ]
-    lines += [f"- {note}" for note in document["notes"]]
+    lines += ["", *(f"- {note}" for note in document["notes"])] if document["notes"] else []
     lines += ["", f"## {best_row(document)['name']}, the best on validation", ""]
     lines += ["| category | precision | recall | F1 | pictures |", "|---|---|---|---|---|"]
     figures = best_row(document)["report"]

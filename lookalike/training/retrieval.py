@@ -185,7 +185,7 @@ class _Trial:
         self._device = device
         self._held: dict[tuple[bool, bool], Vectors] = {}
         self.chosen = Retrieval()
-        self._answers = self._ask(self.chosen)
+        self._answers: Values | None = None  # asked for when there is something to compare them with
 
     def offer(self, name: str, variants: Any) -> None:
         """The best of some variants is kept if it is better than what there is, beyond doubt."""
@@ -194,7 +194,9 @@ class _Trial:
             return
         answers = [self._ask(candidate) for candidate, _ in found]
         best = int(np.argmax([np.nanmean(values) for values in answers]))
-        gap = paired_interval(answers[best], self._answers)
+        before = self._ask(self.chosen) if self._answers is None else self._answers
+        self._answers = before
+        gap = paired_interval(answers[best], before)
         kept = gap.low > 0
         told = _told(name, found[best][1])
         step = Step(told, float(np.nanmean(answers[best])), gap, kept)
