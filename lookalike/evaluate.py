@@ -6,6 +6,7 @@ query-gallery   some pictures ask, others are asked
 episodes        K-way N-shot: which of K classes, N pictures of each known (Vinyals et al. 2016, Snell et al. 2017)
 lake            the fixed one-shot runs of Lake, Salakhutdinov and Tenenbaum (2015), in their published folders
 pairs           the same or not, in the folds of Labeled Faces in the Wild (Huang et al. 2007), or pairs of a CSV file
+captions        words ask for pictures and pictures for words (Hodosh, Young and Hockenmaier 2013)
 ==============  ======================================================================================================
 
 Ties go against the encoder: one that gives a constant vector scores no more than chance in any of them. Equal settings
@@ -27,13 +28,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.captions import read_captions
 from lookalike.catalogue import listed_path, read_table
 from lookalike.errors import ImageError, QueryError, ShapeError
 from lookalike.images import shown
 from lookalike.labels import labelled
 from lookalike.metrics import TIE, Interval, Numbers, Values, few_shot, mean_interval, paired_interval
 from lookalike.questions import inside, read_folders, read_pairs, read_roles, read_runs
-from lookalike.ranking import retrieval
+from lookalike.ranking import first_ranks, retrieval
 from lookalike.vectors import Vectors, unit
 from lookalike.verification import (
     Roc,
@@ -45,7 +47,7 @@ from lookalike.verification import (
     roc,
 )
 
-PROTOCOLS = ("retrieval", "query-gallery", "episodes", "lake", "pairs")
+PROTOCOLS = ("retrieval", "query-gallery", "episodes", "lake", "pairs", "captions")
 # Of a list of pairs without folds; LFW has as many.
 FOLDS = 10
 # Pictures at a time for an encoder that cannot stream.
@@ -198,6 +200,9 @@ def title(measure: str) -> str:
     cut = re.fullmatch(r"(r|p|ndcg)_at_(\d+)", measure)
     if cut:
         return f"{ {'r': 'R', 'p': 'P', 'ndcg': 'nDCG'}[cut[1]] }@{cut[2]}"
+    asked, _, rest = measure.partition("_r_at_") if "_to_" in measure else measure.partition("_mrr")
+    if "_to_" in measure:
+        return f"{asked.removesuffix('_mrr').replace('_to_', ' → ')}, {f'R@{rest}' if rest else 'MRR'}"
     if measure.startswith("tar_at_far_"):
         return f"TAR at FAR {measure.removeprefix('tar_at_far_')}"
     return _TITLES.get(measure, measure)
@@ -238,6 +243,7 @@ def evaluate(
     episodes: int = 1000,
     within: bool | None = None,
     maker: str | None = None,
+    folds: int | None = None,
     seed: int = 0,
 ) -> Results:
     """Ask an encoder the questions of a protocol.
@@ -248,9 +254,11 @@ def evaluate(
             query or gallery, or a folder with the folders ``query`` and ``gallery``, each with a folder per class. For
             "lake", the folder that holds ``run01/class_labels.txt`` and so on. For "pairs", a folder with LFW's
             ``pairs.txt`` and a folder per person, or a CSV file with the columns ``left,right,same``, and perhaps
-            ``fold``.
+            ``fold``. For "captions", a CSV file of pictures and captions, see `lookalike.captions.read_captions`; with
+            a column ``split``, the test part is asked, or else the validation part.
         protocol: one of `PROTOCOLS`.
-        labels: who is alike, see `lookalike.labels.labelled`; for "pairs" the list, where it is not ``pairs.txt``.
+        labels: who is alike, see `lookalike.labels.labelled`; for "pairs" the list, where it is not ``pairs.txt``; for
+            "captions" the columns of words, with commas between them, where they are not found by name.
         group: the column of a CSV file that says which pictures show one thing (the same product from another side):
             a query finds none of its own group. For "retrieval" and "query-gallery".
         category: the column of the super-class, if `source` is a CSV file.
@@ -262,7 +270,9 @@ def evaluate(
         within: whether the classes of an episode come from one super-class. By default, if there are any.
         maker: a regular expression with a group that finds in each file name who made it: in an episode, supports are
             by one maker and queries by another.
-        seed: of the draw of episodes.
+        folds: with "retrieval", deal the classes into so many folds; a picture asks only those of its own fold, so that
+            an encoder taught on the other folds can be judged by what it has not seen. By default there is one.
+        seed: of the draw of episodes, and of the folds.
 
     Raises:
         QueryError: no such protocol, or the pictures do not allow it.
@@ -273,13 +283,18 @@ def evaluate(
     options: dict[str, Any] = {"labels": None if labels is None else os.fspath(labels)}
     if protocol in ("retrieval", "query-gallery"):
         options |= {"group": group, "ks": tuple(ks), "full": full}
+        if folds is not None and protocol == "retrieval":
+            options |= {"folds": folds, "seed": seed}
+    elif protocol == "captions":
+        options = {"columns": () if labels is None else tuple(os.fspath(labels).split(","))}
     elif protocol == "episodes":
         options |= {"category": category, "way": way, "shot": shot, "episodes": episodes, "within": within}
         options |= {"maker": maker, "seed": seed}
     elif protocol == "lake":
         options = {}
     readers: dict[str, Callable[..., _Task]] = {
-        "retrieval": _retrieval, "query-gallery": _query_gallery, "episodes": _episodes, "lake": _lake, "pairs": _pairs
+        "retrieval": _retrieval, "query-gallery": _query_gallery, "episodes": _episodes, "lake": _lake, "pairs": _pairs,
+        "captions": partial(_captions, encoder),
     }  # fmt: skip
     if protocol not in readers:
         raise QueryError(f"no protocol {protocol}: choose one of {', '.join(PROTOCOLS)}")
@@ -400,7 +415,15 @@ def _size(path: str) -> int:
 # ── retrieval ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _retrieval(place: str, labels: str | None, group: str | None, ks: Sequence[int], full: bool) -> _Task:
+def _retrieval(
+    place: str,
+    labels: str | None,
+    group: str | None,
+    ks: Sequence[int],
+    full: bool,
+    folds: int = 1,
+    seed: int = 0,
+) -> _Task:
     if labels == "none":
         raise QueryError("labels none say nothing about who is alike: an evaluation needs labels")
     found = labelled(place, labels or "folders")
@@ -408,12 +431,30 @@ def _retrieval(place: str, labels: str | None, group: str | None, ks: Sequence[i
     label = np.array([example.label for example in found.examples])
     groups = None if group is None else groups_of(place, group, paths)
 
-    def ask(vectors: Vectors, readable: npt.NDArray[np.bool_]) -> _Found:
-        some = None if groups is None else groups[readable]
-        return _Found(_spread(retrieval(vectors[readable], label[readable], some, ks=ks, full=full), readable))
+    fold = _folds(label, folds, seed)
 
-    known = {"labels": label, "groups": groups}
+    def ask(vectors: Vectors, readable: npt.NDArray[np.bool_]) -> _Found:
+        answers: dict[str, Values] = {}
+        for number in range(folds):
+            here = readable & (fold == number)
+            some = None if groups is None else groups[here]
+            for name, values in retrieval(vectors[here], label[here], some, ks=ks, full=full).items():
+                answers.setdefault(name, np.full(len(here), np.nan))[here] = values
+        return _Found(answers)
+
+    known = {"labels": label, "groups": groups} if folds == 1 else {}
     return _Task(paths, ask, {"classes": len(np.unique(label))}, _lists(place, labels), found.notes, known)
+
+
+def _folds(label: npt.NDArray[Any], folds: int, seed: int) -> Numbers:
+    """Which fold each picture is in: whole classes, dealt at random. Raises QueryError where there are too few."""
+    names, code = np.unique(label, return_inverse=True)
+    if not 1 <= folds <= len(names) // 2:
+        raise QueryError(
+            f"{folds} folds of {len(names)} classes: each needs at least two, so ask for 1 to {len(names) // 2}"
+        )
+    dealt: Numbers = np.random.default_rng(seed).permutation(len(names))[code] % folds
+    return dealt
 
 
 def _spread(answers: Mapping[str, Values], where: npt.NDArray[np.bool_]) -> dict[str, Values]:
@@ -645,3 +686,39 @@ def _dealt(same: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     for kind in (same, ~same):
         folds[kind] = np.arange(kind.sum()) % max(1, count)
     return folds
+
+
+# ── captions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _captions(encoder: Any, place: str, columns: Sequence[str]) -> _Task:
+    if not hasattr(encoder, "texts"):
+        raise QueryError(
+            f"{getattr(encoder, 'name', 'the encoder')} knows no words: protocol captions needs one that does"
+        )
+    found = read_captions(place, columns)
+    part = next((name for name in ("test", "validation") if name in found.split), None)
+    pictures = np.array([number for number, side in enumerate(found.split) if part is None or side == part])
+    texts, pairs = found.of(pictures)
+    words = [found.texts[number] for number in texts]
+    notes = [*found.notes, *([] if part is None else [f"only the {part} part is asked"])]
+
+    def ask(vectors: Vectors, readable: npt.NDArray[np.bool_]) -> _Found:
+        asking = encoder.texts(words)
+        place_of = np.cumsum(readable) - 1
+        fits = pairs[readable[pairs[:, 1]]]
+        fits = np.stack([fits[:, 0], place_of[fits[:, 1]]], axis=1)
+        seen = vectors[readable]
+        answers, details = {}, {}
+        for name, ranks in (
+            ("words_to_picture", first_ranks(asking, seen, fits)),
+            ("picture_to_words", first_ranks(seen, asking, fits[:, ::-1])),
+        ):
+            for k in (1, 5, 10):
+                answers[f"{name}_r_at_{k}"] = np.where(np.isnan(ranks), np.nan, ranks <= k)
+            answers[f"{name}_mrr"] = 1 / ranks
+            details[f"{name}_median_rank"] = float(np.nanmedian(ranks))
+        return _Found(answers, details=details)
+
+    settings = {"captions": len(words)}
+    return _Task([found.pictures[number] for number in pictures], ask, settings, [place], notes)

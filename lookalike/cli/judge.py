@@ -24,7 +24,7 @@ __all__ = ["evaluate"]
     default="retrieval",
     show_default=True,
     metavar="NAME",
-    help="retrieval, query-gallery, episodes, lake or pairs.",
+    help="retrieval, query-gallery, episodes, lake, pairs or captions.",
 )
 @click.option("--model", metavar="BUNDLE", help="Encoder bundle: a folder or .zip. Default: the one that ships.")
 @click.option("--compare", "other", metavar="BUNDLE", help="Ask another bundle the same questions, and compare.")
@@ -40,6 +40,7 @@ __all__ = ["evaluate"]
     default=None,
     help="Episodes within a super-class, or across. Default: within, if there are any.",
 )
+@click.option("--folds", type=click.IntRange(1), help="Deal the classes into folds; a picture asks its own fold.")
 @click.option("--maker", metavar="REGEX", help="Finds in a file name, as its group, who made the picture.")
 @click.option("--seed", default=0, show_default=True, help="Of what is drawn: episodes, and pictures of the map.")
 @click.option("--to", "target", metavar="FILE.json", help="Write the whole result, from which a report is made.")
@@ -53,7 +54,7 @@ def evaluate(
     query-gallery, some ask and others are asked (a column role, or folders query and gallery); episodes, which of
     --way classes, --shot pictures of each being known (with --maker, known ones by one, asked by another); lake, the
     fixed one-shot runs (run01/class_labels.txt …); pairs, the same or not (LFW's pairs.txt, or a CSV file with
-    left,right,same).
+    left,right,same); captions, words for pictures and pictures for words (a CSV file of captions).
 
     \b
     Examples:
