@@ -23,10 +23,10 @@ demo: $(VENV)/.demo  ## install, index and search real pictures; PICTURES=~/Pict
 	$(BIN)/python examples/demo.py $(if $(PICTURES),"$(PICTURES)")
 
 test: check  ## install, then all fast checks and tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-slow: $(VENV)/.dev  ## the tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n auto -m slow
 
 check: $(VENV)/.dev  ## format, lint, types, arrows
 	$(BIN)/ruff format --check --quiet .
