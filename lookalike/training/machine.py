@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -179,6 +181,23 @@ def compiled(network: nn.Module, say: Callable[[str], None]) -> Callable[[Tensor
     return forward
 
 
+def _without_a_stack_for_signals() -> None:
+    """Let signals use the ordinary stack of this thread.
+
+    Where a network has used the processor's matrix tiles (AMX, for bfloat16), what is saved for a signal grows by
+    8 KiB, and no longer fits into the small stack that a library (`faulthandler`, for one) has set for signals: Ctrl-C
+    would end in a segmentation fault instead of a checkpoint.
+    """
+    if sys.platform != "linux":
+        return
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    disable = 2  # SS_DISABLE
+    ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(None, disable, 0)), None)
+
+
 class Stopper:
     """Turns the first Ctrl-C or SIGTERM into a note that the loop reads between two steps; the second one kills."""
 
@@ -188,6 +207,7 @@ class Stopper:
 
     def __enter__(self) -> Stopper:
         if threading.current_thread() is threading.main_thread():
+            _without_a_stack_for_signals()
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
         return self
