@@ -183,8 +183,8 @@ def payload_fields(listed: Iterable[Row]) -> tuple[int, dict[str, FieldType]]:
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[Summary, int], None] | None]:
-    """A bar with pictures per second and the time left on stderr, where stderr is a terminal."""
+def progress_bar(total: int | None) -> Iterator[Callable[[Summary, int], None] | None]:
+    """A bar with pictures per second and, where `total` is known, the time left; on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

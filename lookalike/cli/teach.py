@@ -101,7 +101,7 @@ def train(
 def _train_on_feedback(location: str, target: str, as_json: bool) -> None:
     from lookalike.training.adopt import adopt
 
-    with progress_bar(0) as progress:
+    with progress_bar(None) as progress:
         done = adopt(location, target, progress=progress)
     for note in done.notes:
         click.echo(f"note: {note}", err=True)

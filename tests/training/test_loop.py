@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from lookalike.training import loop
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig
 from lookalike.training.loop import Run, train
+from lookalike.training.machine import Stopper
 
 Configure = Callable[..., TrainConfig]
 
@@ -116,6 +119,23 @@ def test_ctrl_c_saves_and_says_how_to_go_on(configure: Configure, tmp_path: Path
     train(config, tmp_path / "stopped", say=quiet)
 
     assert_same_state(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals have no stack of their own elsewhere")
+def test_ctrl_c_needs_no_small_stack_of_its_own() -> None:
+    """Where faulthandler has set one for signals, a run that waits for Ctrl-C does without: AMX's tiles overflow it."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("base", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    # A stack that is large enough for whatever comes meanwhile.
+    memory, now = ctypes.create_string_buffer(1 << 20), Stack()
+    given = Stack(ctypes.addressof(memory), 0, len(memory))
+    library = ctypes.CDLL(None)
+    assert library.sigaltstack(ctypes.byref(given), None) == 0
+    with Stopper():
+        library.sigaltstack(None, ctypes.byref(now))
+    assert now.flags == 2  # SS_DISABLE
 
 
 def test_a_complete_run_is_not_repeated(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
