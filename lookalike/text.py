@@ -1,9 +1,9 @@
-"""Text → bounded integer ids: letter trigrams and words, hashed; or the byte pairs of CLIP. NumPy and nothing else.
+"""Text → bounded integer ids: letter trigrams and words, hashed; the byte pairs of CLIP; or a tokenizer carried along.
 
 What a text tower reads is frozen into a small document, ``vocabulary.json`` of the bundle, and gives the same ids on
 every machine: hashes are CRC-32 of UTF-8, never Python's own ``hash``.
 
-Two kinds:
+Three kinds, of which only the last needs more than NumPy:
 
 * `Hashing`, of the towers trained here. Text is brought to one form (Unicode NFKC, case folded), cut into words, and
   each word into its letter trigrams with marks at both ends, ``#go#`` → ``#go``, ``go#`` (Huang et al. 2013, "Learning
@@ -11,6 +11,8 @@ Two kinds:
   Where a script writes no spaces (Chinese, Japanese, Thai, …), each character counts as a word, and so does each pair
   of neighbours; so does an emoji.
 * `BytePairs`, of CLIP (Radford et al. 2021): byte-level pair encoding by a list of merges (Sennrich et al. 2016).
+* `Subwords`, of sentence-transformers models: whatever their tokenizer is, as its JSON document, read by the library
+  `tokenizers`.
 """
 
 from __future__ import annotations
@@ -28,15 +30,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lookalike.errors import MissingExtra
+
 Ids = npt.NDArray[np.int64]
 
 # Of `Hashing`: fills a row up; and what stands for a text without a single word.
 PADDING, NOTHING = 0, 1
 FIRST = 2
+# Of `Subwords`: fills a row up, and is no id of any tokenizer.
+FILLER = -1
 # Characters of a text that are looked at: what lies behind them would not fit into the ids anyway.
 LONGEST = 10_000
 
-__all__ = ["BytePairs", "Hashing", "Ids", "Vocabulary", "normalised", "vocabulary_from_document", "words"]
+__all__ = ["BytePairs", "Hashing", "Ids", "Subwords", "Vocabulary", "normalised", "vocabulary_from_document", "words"]
 
 
 def normalised(text: str) -> str:
@@ -119,16 +125,9 @@ class Hashing:
         return found[: self.length] or [NOTHING]
 
     def __call__(self, texts: Sequence[str]) -> Ids:
-        """(n, m) int64: a row of ids per text, filled up with `PADDING`; m is a power of two from 16 on.
-
-        Only a few widths, so that a compiled network meets only a few shapes.
-        """
+        """(n, m) int64: a row of ids per text, filled up with `PADDING`; m is a power of two from 16 on."""
         rows = [self.ids(text) for text in texts]
-        width = 1 << max(4, (max(map(len, rows), default=1) - 1).bit_length())
-        table = np.full((len(rows), width), PADDING, dtype=np.int64)
-        for row, found in zip(table, rows, strict=True):
-            row[: len(found)] = found
-        return table
+        return _filled(rows, _width(rows), PADDING)
 
     def to_document(self) -> dict[str, Any]:
         """As JSON."""
@@ -190,11 +189,7 @@ class BytePairs:
 
     def __call__(self, texts: Sequence[str]) -> Ids:
         """(n, length) int64: a row of ids per text, filled up with `padding`."""
-        table = np.full((len(texts), self.length), self.padding, dtype=np.int64)
-        for row, text in zip(table, texts, strict=True):
-            found = self.ids(text)
-            row[: len(found)] = found
-        return table
+        return _filled([self.ids(text) for text in texts], self.length, self.padding)
 
     def to_document(self) -> dict[str, Any]:
         """As JSON."""
@@ -238,12 +233,75 @@ class BytePairs:
         return [self._numbers[part] for part in parts]
 
 
-Vocabulary = Hashing | BytePairs
+@dataclass(frozen=True)
+class Subwords:
+    """The tokenizer of a sentence-transformers model, as the library `tokenizers` writes and reads it.
+
+    Attributes:
+        tokenizer: its JSON document.
+        length: most ids of one text, the marks around it among them; longer texts are cut.
+        prefix: put before each text.
+        marks: whether the tokenizer's marks of start and end are put around each text.
+
+    Raises:
+        MissingExtra: `tokenizers` is not installed.
+        ValueError: no tokenizer, or a `length` that leaves no room for a text.
+    """
+
+    tokenizer: str = field(repr=False)
+    length: int = 128
+    prefix: str = ""
+    marks: bool = True
+
+    def __post_init__(self) -> None:
+        right = isinstance(self.tokenizer, str) and isinstance(self.prefix, str) and isinstance(self.marks, bool)
+        if not right or type(self.length) is not int:
+            raise ValueError("tokenizer and prefix must be texts, length a whole number, marks true or false")
+        around = self._reader.num_special_tokens_to_add(False) if self.marks else 0
+        if self.length <= around:
+            raise ValueError(f"length must be above {around}, the marks around a text, got {self.length}")
+        self._reader.enable_truncation(self.length, direction=(self._reader.truncation or {}).get("direction", "right"))
+
+    def readable(self, text: str) -> str:
+        """What of a text is read: its first `LONGEST` characters, those without UTF-8 replaced, behind the prefix."""
+        return self.prefix + text[:LONGEST].encode("utf-8", errors="replace").decode("utf-8")
+
+    def ids(self, text: str) -> list[int]:
+        """At most `length` ids; of a text without anything to read, and without marks, none."""
+        found: list[int] = self._reader.encode(self.readable(text), add_special_tokens=self.marks).ids
+        return found
+
+    def __call__(self, texts: Sequence[str]) -> Ids:
+        """(n, m) int64: a row of ids per text, filled up with `FILLER`; m is a power of two from 16 on, or `length`."""
+        rows = [self.ids(text) for text in texts]
+        return _filled(rows, min(_width(rows), self.length), FILLER)
+
+    def to_document(self) -> dict[str, Any]:
+        """As JSON."""
+        facts = {"kind": "subwords", "length": self.length, "prefix": self.prefix, "marks": self.marks}
+        return {**facts, "tokenizer": self.tokenizer}
+
+    @cached_property
+    def _reader(self) -> Any:
+        try:
+            import tokenizers
+        except ImportError as error:
+            feature = "reading words for a sentence-transformers model"
+            raise MissingExtra(feature, "tokenizers", "tokenizers") from error
+        try:
+            reader = tokenizers.Tokenizer.from_str(self.tokenizer)
+        except Exception as error:  # the library raises nothing more special
+            raise ValueError(f"tokenizer is not one: {error}") from error
+        reader.no_padding()
+        return reader
+
+
+Vocabulary = Hashing | BytePairs | Subwords
 
 
 def vocabulary_from_document(document: Mapping[str, Any]) -> Vocabulary:
     """Back from `to_document`. Raises ValueError for anything else."""
-    kinds: dict[Any, type[Vocabulary]] = {"hashing": Hashing, "byte_pairs": BytePairs}
+    kinds: dict[Any, type[Vocabulary]] = {"hashing": Hashing, "byte_pairs": BytePairs, "subwords": Subwords}
     facts = dict(document)
     kind = facts.pop("kind", None)
     if kind not in kinds:
@@ -254,6 +312,18 @@ def vocabulary_from_document(document: Mapping[str, Any]) -> Vocabulary:
         return kinds[kind](**facts)
     except TypeError as error:
         raise ValueError(str(error)) from error
+
+
+def _width(rows: Sequence[Sequence[int]]) -> int:
+    """The power of two, from 16 on, that holds all rows: a compiled network then meets only a few shapes."""
+    return 1 << max(4, (max(map(len, rows), default=1) - 1).bit_length())
+
+
+def _filled(rows: Sequence[Sequence[int]], width: int, filler: int) -> Ids:
+    table = np.full((len(rows), width), filler, dtype=np.int64)
+    for row, found in zip(table, rows, strict=True):
+        row[: len(found)] = found
+    return table
 
 
 def _hashed(text: str) -> int:

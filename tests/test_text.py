@@ -1,4 +1,4 @@
-"""Any text becomes a bounded row of ids, the same on every machine; CLIP's byte pairs are CLIP's."""
+"""Any text becomes a bounded row of ids, the same on every machine; byte pairs are CLIP's, subwords a tokenizer's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.text import NOTHING, BytePairs, Hashing, normalised, vocabulary_from_document, words
+from lookalike.errors import MissingExtra
+from lookalike.text import FILLER, NOTHING, BytePairs, Hashing, Subwords, normalised, vocabulary_from_document, words
 
 SCRIPTS = [
     "Красные КРОССОВКИ для бега",
@@ -180,3 +181,71 @@ def test_byte_pairs_are_bounded_whatever_the_text(text: str) -> None:
 
     assert ids[0] == pairs.start and ids[-1] == pairs.end and len(ids) <= 16
     assert all(0 <= number < pairs.size for number in ids)
+
+
+# ── subwords ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def word_pieces() -> str:
+    """The JSON of a tokenizer of three words and some letters, as BERT's reads."""
+    library = pytest.importorskip("tokenizers", reason="needs tokenizers: pip install 'lookalike[tokenizers]'")
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "dog", "run", "##s", "к", "##о", "##т", "红"]
+    reader = library.Tokenizer(
+        library.models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+    )
+    reader.normalizer = library.normalizers.BertNormalizer(lowercase=True)
+    reader.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    reader.post_processor = library.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    reader.add_special_tokens(["[PAD]"])
+    reader.enable_padding(length=99)  # which a carried tokenizer must not do
+    return reader.to_str()
+
+
+def test_subwords_are_those_of_the_tokenizer() -> None:
+    """By hand: pieces, marks, filling that is no id, a prefix, no marks, a cut that keeps the marks."""
+    pieces = word_pieces()
+
+    table = Subwords(pieces)(["Dogs run", "кот", "红红", "zzz", ""])
+
+    assert table.shape == (5, 16) and table.dtype == np.int64
+    read = [row[row != FILLER].tolist() for row in table]
+    assert read == [[2, 4, 6, 5, 3], [2, 7, 8, 9, 3], [2, 10, 10, 3], [2, 1, 3], [2, 3]]
+    assert Subwords(pieces, prefix="run ").ids("dog") == [2, 5, 4, 3]
+    assert Subwords(pieces, marks=False).ids("dog") == [4] and Subwords(pieces, marks=False).ids("") == []
+    assert Subwords(pieces, 5).ids("dog " * 100) == [2, 4, 4, 4, 3]
+    assert Subwords(pieces, 40)(["dog " * 100, "run"]).shape == (2, 40)
+
+
+@pytest.mark.parametrize(
+    "text", [*SCRIPTS, "", "\x00\x01\x7f", "a" * 10_000, "dog " * 5_000, "\ud800 lone", "[PAD] dog"]
+)
+def test_any_text_has_a_bounded_row_of_subwords(text: str) -> None:
+    """None longer than the length; what is written like filling is none; alone and beside others the same."""
+    subwords = Subwords(word_pieces(), 12)
+
+    ids = subwords.ids(text)
+
+    assert 2 <= len(ids) <= 12 and min(ids) >= 0
+    together = subwords([text, "dog " * 12])[0]
+    assert together[together != FILLER].tolist() == ids
+
+
+def test_subwords_lie_in_a_document() -> None:
+    """As JSON, and back; what is no tokenizer is refused."""
+    subwords = Subwords(word_pieces(), 20, "query: ", marks=False)
+    document = json.loads(json.dumps(subwords.to_document()))
+
+    assert vocabulary_from_document(document) == subwords
+    for wrong in ({"tokenizer": "{}"}, {"length": 0}, {"length": 2, "marks": True}, {"prefix": 3}, {"more": 1}):
+        with pytest.raises(ValueError, match=r"tokenizer|length|prefix|more"):
+            vocabulary_from_document({**document, **wrong})
+
+
+def test_subwords_without_their_library_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    pieces = word_pieces()
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(MissingExtra, match=r"needs tokenizers: pip install 'lookalike\[tokenizers\]'"):
+        Subwords(pieces)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lookalike.bundle import MANIFEST, Bundle, default_path
 from lookalike.errors import ConfigError
-from lookalike.images import Preprocessing
+from lookalike.images import Fit, Preprocessing
 from lookalike.training.augment import Augmentation
 from lookalike.training.losses import LOSSES, PAIR_LOSSES
 from lookalike.training.miners import MINERS
@@ -45,6 +45,7 @@ __all__ = [
     "OptimizerConfig",
     "RetrievalConfig",
     "SamplerConfig",
+    "SentencesConfig",
     "TeacherConfig",
     "TextConfig",
     "TrainConfig",
@@ -82,9 +83,9 @@ class DataConfig(Table):
     """(height, width) in pixels. Default: that of the network."""
     channels: Literal[1, 3] = 3
     """1 keeps the brightness alone."""
-    fit: Literal["squash", "crop", "pad"] | None = None
-    """How a picture becomes a rectangle: "squash" both sides, "crop" the middle, or "pad" with white. Default: as the
-    network does."""
+    fit: Fit | None = None
+    """How a picture becomes a rectangle: "squash" both sides, "crop" the middle, "pad" with white, or "trim" white
+    margins, as of drawings on paper. Default: as the network does."""
     crop_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of "crop": the share of the short side that is kept."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None
@@ -215,14 +216,14 @@ class MemoryConfig(Table):
 class OptimizerConfig(Table):
     """[optimizer]."""
 
-    kind: Literal["adamw", "sgd"] = "adamw"
-    """The optimiser."""
+    kind: Literal["adamw", "sgd", "muon"] = "adamw"
+    """The optimiser. Muon makes the steps of kernels and matrices orthogonal: fewer steps from random weights."""
     rate: Positive = 1e-3
     """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     """Of kernels and matrices alone."""
     momentum: Share = 0.9
-    """Of sgd."""
+    """Of sgd and muon; muon is used to 0.95."""
     warmup: Share = 0.05
     """Share of the run in which the rate climbs; it then falls to zero along a cosine."""
     clip: Annotated[float, Field(ge=0)] = 5.0
@@ -318,7 +319,8 @@ class RetrievalConfig(Table):
 class TextConfig(Table):
     """[text]: words and pictures in one space, by a text tower that is trained beside an encoder.
 
-    Of the other tables only data.root, data.validation, data.test, data.cache, [optimizer] and [loop] then have a part.
+    Of the other tables only data.root, data.validation, data.test, data.cache, [sentences], [optimizer] and [loop] then
+    have a part.
     """
 
     captions: bool = False
@@ -328,14 +330,17 @@ class TextConfig(Table):
     description."""
     encoder: str = "default"
     """The picture tower: a bundle folder, or "default"."""
+    tower: Literal["hashing", "sentences"] = "hashing"
+    """The text tower: "hashing" learns from hashed trigrams and words; "sentences" is the model of [sentences], which
+    rests, and what is learned behind its vectors."""
     trigrams: Count = 8192
-    """Ids that letter trigrams are hashed to."""
+    """Of "hashing": ids that letter trigrams are hashed to."""
     words: Annotated[int, Field(ge=0)] = 8192
-    """Ids that whole words are hashed to; 0 is trigrams alone, as in the paper."""
+    """Of "hashing": ids that whole words are hashed to; 0 is trigrams alone, as in the paper."""
     length: Count = 256
-    """Most ids of one text."""
+    """Of "hashing": most ids of one text."""
     width: Count = 256
-    """Numbers of an id's embedding."""
+    """Of "hashing": numbers of an id's embedding."""
     hidden: tuple[Count, ...] = ()
     """Widths of the text tower's hidden layers. Few captions are best served by none: a linear map of the mean."""
     picture_hidden: Annotated[int, Field(ge=0)] = 0
@@ -362,6 +367,23 @@ class TextConfig(Table):
     """The encoder's learning rate, in parts of optimizer.rate."""
 
 
+class SentencesConfig(Table):
+    """[sentences]: a sentence-transformers model, which rests: the text tower, if text.tower says so, else its teacher.
+
+    As a teacher it says how alike the texts of a batch are, and the tower of hashed words keeps that; the bundle then
+    holds nothing of it.
+    """
+
+    model: str = ""
+    """A folder as SentenceTransformer.save writes it, or a name on the Hugging Face hub. Without, there is none."""
+    prefix: str | None = None
+    """Put before each text, as "query: " for E5. Default: what the model says of itself."""
+    weight: Positive = 1.0
+    """Of the teacher, against the loss of words and pictures."""
+    temperature: Positive = 0.1
+    """Of the teacher: of the spreads of similarity over the texts of a batch that are compared."""
+
+
 class TrainConfig(Table):
     """A whole run."""
 
@@ -384,6 +406,7 @@ class TrainConfig(Table):
     views: ViewsConfig = ViewsConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
     text: TextConfig = TextConfig()
+    sentences: SentencesConfig = SentencesConfig()
 
     @property
     def pairwise(self) -> bool:
@@ -520,6 +543,14 @@ class TrainConfig(Table):
             (
                 self.text.captions and self.data.validation == 0,
                 "text.captions needs held-out pictures to choose the checkpoint: data.validation is 0",
+            ),
+            (
+                self.text.tower == "sentences" and not self.sentences.model,
+                'text.tower "sentences" needs a model: set sentences.model to a folder, or to a name on the hub',
+            ),
+            (
+                bool(self.sentences.model) and not self.text.captions,
+                "[sentences] reads words, and there are none: set text.captions, or leave sentences.model out",
             ),
             (
                 (self.views.count > 1 or self.views.flip) and self.data.fit == "pad",

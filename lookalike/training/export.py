@@ -310,6 +310,8 @@ def without_places(config: TrainConfig) -> dict[str, Any]:
         recipe[table][name] = recipe[table][name] and Path(recipe[table][name]).name
     recipe["teacher"]["bundles"] = [Path(bundle).name for bundle in config.teacher.bundles]
     recipe["text"]["encoder"] = Path(config.text.encoder).name
+    model = config.sentences.model  # a name on the hub is whose/what, and stays
+    recipe["sentences"]["model"] = Path(model).name if Path(model).is_dir() or Path(model).is_absolute() else model
     return recipe
 
 

@@ -42,25 +42,12 @@ from lookalike.training.export import (
 )
 from lookalike.training.networks import EmbeddingNetwork, Serving
 from lookalike.training.networks.embedding import unit_rows
-from lookalike.training.networks.text import Projection, TextTower, Towers
-from lookalike.training.towers import build_towers, rebuilt
+from lookalike.training.networks.text import Projection, Towers
+from lookalike.training.sentences import PHRASES, SentenceGraph, Sentences
+from lookalike.training.towers import build_towers, rebuilt, sentences_of
 from lookalike.vectors import Vectors
 
 TEXT_GRAPH, TEXT_WEIGHTS, VOCABULARY = "text.onnx", "text.safetensors", "vocabulary.json"
-# What a text tower is asked where nothing else is known: several scripts, nothing, and more than it can read.
-PHRASES = (
-    "a photo of a dog",
-    "two children playing in the snow",
-    "Red running shoes, size 42!",
-    "красные кроссовки для бега",
-    "giày chạy bộ màu đỏ",
-    "tênis de corrida vermelhos",
-    "红色跑鞋",
-    "👟 🏃‍♀️",
-    "",
-    "word " * 400,
-)
-
 # What the libraries call the ways of fitting, and Pillow's numbers of filters.
 _FITS: dict[Any, Literal["squash", "crop", "pad"]] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 _FILTERS: dict[Any, Literal["bilinear", "bicubic", "lanczos"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -83,14 +70,15 @@ def is_clip(source: str) -> bool:
 
 
 class _Text(nn.Module):
-    """The text tower in operations that ONNX has."""
+    """The text tower in operations that ONNX has, behind the sentence model where there is one."""
 
-    def __init__(self, text: TextTower) -> None:
+    def __init__(self, text: nn.Module, sentences: SentenceGraph | None) -> None:
         super().__init__()
-        self.text = text
+        self.text, self.sentences = text, sentences
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.text.served(ids)
+        rows: Tensor = self.text.served(ids) if self.sentences is None else self.text(self.sentences(ids))
+        return rows
 
 
 class _Pictures(Serving):
@@ -119,8 +107,8 @@ def export_towers(
         pictures: what to check the graph with; by default pictures of the run.
 
     Raises:
-        CheckpointError: no run, or nothing kept in it yet.
-        ExportError: a graph and its network disagree.
+        CheckpointError: no run, nothing kept in it yet, or another sentence model than it was trained with.
+        ExportError: a graph and its network disagree, or there can be no graph.
         BundleError: the run's encoder is not there any more, or `to` is taken by something else.
     """
     place = Path(run)
@@ -131,14 +119,17 @@ def export_towers(
     data = json.loads((place / "data.json").read_text(encoding="utf-8"))
     report = json.loads(held.read_text(encoding="utf-8")) if (held := place / "report.json").exists() else None
     origin = Bundle.load(default_path() if config.text.encoder == "default" else config.text.encoder)
-    hashing, towers = build_towers(config, origin.dim)
+    sentences = sentences_of(config) if config.text.tower == "sentences" else None
+    if sentences is not None:
+        sentences.check(data["sentences"])
+    vocabulary, towers = build_towers(config, origin.dim, sentences)
     inside = {name: value for name, value in kept["learner"].items() if name.startswith("towers.")}
     towers.load_state_dict({name.removeprefix("towers."): value for name, value in inside.items()})
     towers.eval()
     samples = listed_pictures(pictures) if pictures is not None else data["samples"]["pictures"]
     with tempfile.TemporaryDirectory(prefix="lookalike-") as scratch:
         folder = origin.graph_folder(Path(scratch))
-        files = _text_files(towers, hashing)
+        files = _text_files(towers, vocabulary, sentences)
         network = None
         if kept["awake"]:
             network = rebuilt(origin, samples[:8])
@@ -153,13 +144,25 @@ def export_towers(
         manifest = _manifest(config, origin, data, report, kept["step"], network is not None)
         texts = [*data["samples"]["texts"], *PHRASES]
         return _written(
-            to, manifest, files, lambda encoder: _compared(encoder, origin, network, towers, samples, texts)
+            to, manifest, files, lambda encoder: _compared(encoder, origin, network, towers, sentences, samples, texts)
         )
 
 
-def _text_files(towers: Towers, vocabulary: Vocabulary) -> dict[str, bytes | Path]:
-    weights = save(stored(towers))
-    graph = in_onnx(_Text(towers.text).eval(), torch.ones(2, 16, dtype=torch.int64), "ids", {0: "n", 1: "m"})
+def _text_files(towers: Towers, vocabulary: Vocabulary, sentences: Sentences | None) -> dict[str, bytes | Path]:
+    network = _Text(towers.text, None if sentences is None else sentences.graph()).eval()
+    example = torch.from_numpy(vocabulary(PHRASES[:2]))
+    try:
+        graph = in_onnx(network, example, "ids", {0: "n", 1: "m"})
+    except Exception as error:  # a sentence model may be anything, and the exporter says so in many ways
+        if sentences is None:
+            raise
+        raise ExportError(
+            f"the sentence model {sentences.name} cannot be written as an ONNX graph ({type(error).__name__}): take "
+            'another, or let it teach the hashing tower, text.tower = "hashing"'
+        ) from error
+    # A sentence model has weights that its vectors do not need.
+    needed = {tensor.name for tensor in graph.graph.initializer}
+    weights = save(stored(towers) | {name: value for name, value in stored(network).items() if name in needed})
     refer(graph, weights, TEXT_WEIGHTS)
     return {TEXT_GRAPH: graph.SerializeToString(), TEXT_WEIGHTS: weights, VOCABULARY: _document(vocabulary)}
 
@@ -243,6 +246,7 @@ def _compared(
     origin: Bundle,
     network: EmbeddingNetwork | None,
     towers: Towers,
+    sentences: Sentences | None,
     pictures: Sequence[Picture],
     texts: Sequence[str],
 ) -> tuple[Vectors, Vectors, Vectors, Vectors]:
@@ -255,7 +259,8 @@ def _compared(
             pixels = [torch.from_numpy(how.normalise(how.load(picture)[None])) for picture in pictures]
             seen = unit_rows(torch.cat([Serving(network)(one) for one in pixels]))
         ours = towers.projection(seen).numpy()
-        words = towers.text(torch.from_numpy(encoder.bundle.vocabulary(texts))).numpy()
+        read = encoder.bundle.vocabulary(texts) if sentences is None else sentences(texts)
+        words = towers.text(torch.from_numpy(read)).numpy()
     return ours, encoder.images(pictures, strict=True), words, encoder.texts(texts)
 
 
@@ -270,10 +275,13 @@ def _manifest(
     ran = {"kept_step": step} | ({k: report[k] for k in ("steps", "minutes", "device", "precision")} if report else {})
     # An encoder that has learned has another graph: what else the manifest said of the old one need not hold.
     image = origin.preprocessing.to_document() if learned else dict(origin.manifest["image"])
+    recipe = without_places(config)
+    if "sentences" in data:
+        recipe["sentences"]["fingerprint"] = data["sentences"]["fingerprint"]
     manifest = {
         "name": config.name,
         "recipe": {
-            **without_places(config),
+            **recipe,
             "encoder": {"name": origin.name, "fingerprint": origin.fingerprint, "learned": learned},
             **ran,
             **surroundings(),
@@ -339,8 +347,7 @@ def _card(manifest: Mapping[str, Any]) -> str:
     lines += [
         f"- **Picture tower**: {encoder['name']} (`{encoder['fingerprint']}`), "
         f"{'trained on' if encoder['learned'] else 'as it was'}, and a projection.",
-        f"- **Text tower**: hashed letter trigrams{' and words' if recipe['text']['words'] else ''}, the mean of their "
-        f"embeddings, {'a perceptron' if recipe['text']['hidden'] else 'a linear map'}.",
+        f"- **Text tower**: {_told_text(recipe)}.",
         f"- **Data**: {counts} pictures, {data['texts']:,} texts, {data['pairs']:,} pairs to learn from; fingerprint "
         f"`{data['fingerprint']}`. It knows the language and the things of these texts, and no others.",
         "",
@@ -356,6 +363,15 @@ def _card(manifest: Mapping[str, Any]) -> str:
         shown = " | ".join(f"{c['mean']:.4f} [{c['low']:.4f}, {c['high']:.4f}]" for c in cells)
         lines.append(f"| {name} | {shown} |")
     return "\n".join([*lines, "", "95 % bootstrap intervals over pictures; differences are paired.", ""])
+
+
+def _told_text(recipe: Mapping[str, Any]) -> str:
+    """The text tower in words."""
+    model, behind = recipe["sentences"]["model"], "a perceptron" if recipe["text"]["hidden"] else "a linear map"
+    if recipe["text"]["tower"] == "sentences":
+        return f"{model} of sentence-transformers as it was, which has a licence of its own, {behind}"
+    read = f"hashed letter trigrams{' and words' if recipe['text']['words'] else ''}, the mean of their embeddings"
+    return f"{read}, {behind}" + (f"; taught by {model} of sentence-transformers besides" if model else "")
 
 
 # ── CLIP ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

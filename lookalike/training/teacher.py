@@ -32,7 +32,7 @@ from lookalike.vectors import Vectors, unit
 # Vectors that the axes of a target are found from.
 FITTED = 20_000
 
-__all__ = ["Axes", "Distillation", "Lessons", "looked", "regions", "taught"]
+__all__ = ["Axes", "Distillation", "Lessons", "kept", "looked", "regions", "taught"]
 
 
 def regions(
@@ -95,24 +95,47 @@ def looked(encoder: Encoder, sources: Sequence[Source], folder: Path, say: Calla
 
     They are kept in half precision. Arguments and errors as for `taught`.
     """
-    held = folder / f"teacher-{encoder.fingerprint}-{_identity(sources)}.npy"
+
+    def look() -> Vectors:
+        say(f"{encoder.name} looks at {len(sources):,} views of pictures, once")
+        vectors = np.empty((len(sources), encoder.dim), dtype=np.float16)
+        for row, outcome in enumerate(encoder.stream(sources)):
+            vectors[row] = np.nan if outcome.vector is None else outcome.vector
+        return np.asarray(vectors, dtype=np.float32)
+
+    name = f"teacher-{encoder.fingerprint}-{_identity(sources)}.npy"
+    return kept(folder / name, (len(sources), encoder.dim), encoder.name, look)
+
+
+def kept(held: Path, shape: tuple[int, int], whose: str, make: Callable[[], Vectors]) -> Vectors:
+    """Vectors from a file, or made and put there, in half precision.
+
+    Args:
+        held: the file.
+        shape: a file that holds another one is made anew.
+        whose: for the error.
+        make: gives the vectors.
+
+    Returns:
+        float32 of that shape, the same whether they were made or read.
+
+    Raises:
+        TrainingError: they cannot be written.
+    """
     if held.exists():
         vectors = np.load(held, allow_pickle=False)
-        if vectors.shape == (len(sources), encoder.dim):
+        if vectors.shape == shape:
             return np.asarray(vectors, dtype=np.float32)
-    say(f"{encoder.name} looks at {len(sources):,} views of pictures, once")
-    vectors = np.empty((len(sources), encoder.dim), dtype=np.float16)
-    for row, outcome in enumerate(encoder.stream(sources)):
-        vectors[row] = np.nan if outcome.vector is None else outcome.vector
+    vectors = make().astype(np.float16)
     scratch = held.with_suffix(".tmp")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        held.parent.mkdir(parents=True, exist_ok=True)
         with scratch.open("wb") as file:
             np.save(file, vectors)
         scratch.replace(held)
     except OSError as error:
         raise TrainingError(
-            f"cannot keep the vectors of {encoder.name} in {shown(folder)}: {error.strerror}; "
+            f"cannot keep the vectors of {whose} in {shown(held.parent)}: {error.strerror}; "
             "make room, or set data.cache"
         ) from error
     return np.asarray(vectors, dtype=np.float32)
@@ -201,7 +224,7 @@ class Distillation:
     """How far a student's vectors are from those it should give: (n, dim) and (n, dim) → a scalar.
 
     Args:
-        vectors: weight of 1 - cosine between the vector and its target, averaged.
+        vectors: weight of 1 - cosine between the vector and its target, averaged. At 0, both may have any length.
         similarities: weight of the divergence between how target and student spread their similarity over the other
             pictures of the batch, KL(softmax(target / T) ‖ softmax(student / T)): what the student has to keep is the
             order of neighbours (Park et al. 2019, "Relational knowledge distillation"; Passalis and Tefas 2018).
@@ -216,7 +239,9 @@ class Distillation:
         """The loss, in float32. Embeddings are scaled to unit length; targets have it."""
         with torch.autocast(embeddings.device.type, enabled=False):
             student = functional.normalize(embeddings.float(), dim=1)
-            loss = self.vectors * (1 - (student * targets).sum(dim=1)).mean()
+            loss = student.new_zeros(())
+            if self.vectors:
+                loss = loss + self.vectors * (1 - (student * targets).sum(dim=1)).mean()
             if self.similarities:
                 own = torch.eye(len(student), dtype=torch.bool, device=student.device)
                 ours, theirs = (

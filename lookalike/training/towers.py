@@ -3,12 +3,15 @@
 The picture tower is an encoder bundle and a projection. The encoder rests: its vectors are computed once, and a step
 takes milliseconds. From a share of the run on it may learn, too, slowly, where its bundle carries the weights.
 
+The text tower learns from hashed words, or is a sentence-transformers model, which rests as well, and a perceptron.
+Such a model may also teach the tower of hashed words: how alike the texts of a batch are to it is kept.
+
 ::
 
     run/
       config.toml  metrics.jsonl  run.log  last.pt  best.pt  report.json  README.md     as in `lookalike.training.loop`
       data.json         parts, counts, fingerprint, what was left out; samples for the export to check its graphs with
-      pixels/           the encoder's vectors; decoded pictures, once the encoder learns
+      pixels/           the encoder's vectors, and the sentence model's; decoded pictures, once the encoder learns
       base.npz          what the bag of words answered, mapped onto the encoder's vectors by ridge regression
 
 Everything a step draws depends on (seed, step) alone, so that a run that was stopped goes on bit for bit.
@@ -37,7 +40,7 @@ from lookalike.errors import CatalogueError, CheckpointError, ConfigError, Train
 from lookalike.images import shown
 from lookalike.metrics import Values
 from lookalike.ranking import first_ranks
-from lookalike.text import Hashing
+from lookalike.text import Hashing, Vocabulary
 from lookalike.training.bagofwords import Linear, ridge
 from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
 from lookalike.training.config import TrainConfig
@@ -45,12 +48,13 @@ from lookalike.training.datasets import PixelCache
 from lookalike.training.folder import RunFolder
 from lookalike.training.judge import TITLES, Verdict, means
 from lookalike.training.loop import Outcome, Report
-from lookalike.training.machine import Stopper, averaged, device_for, pace, seed_of
+from lookalike.training.machine import Stopper, averaged, device_for, optimizer_of, pace, seed_of
 from lookalike.training.matching import Known, Matching
 from lookalike.training.networks import EmbeddingNetwork, build
 from lookalike.training.networks.text import Towers
 from lookalike.training.networks.weights import read_weights, weights_file
-from lookalike.training.teacher import looked
+from lookalike.training.sentences import Sentences
+from lookalike.training.teacher import Distillation, looked
 from lookalike.training.watch import CollapseWatch, health
 from lookalike.vectors import Vectors, unit
 
@@ -66,7 +70,7 @@ REBUILT = 0.999
 DECIDES = "text_r_at_10"
 KS = (1, 5, 10)
 
-__all__ = ["Question", "answers", "build_towers", "rebuilt", "train_towers"]
+__all__ = ["Question", "answers", "build_towers", "rebuilt", "sentences_of", "train_towers"]
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,25 @@ def answers(texts: Vectors, pictures: Vectors, pairs: Numbers) -> dict[str, Valu
     return found
 
 
-def build_towers(config: TrainConfig, encoder_dim: int) -> tuple[Hashing, Towers]:
-    """The hashing and the towers of a configuration, with their first weights."""
+def sentences_of(config: TrainConfig, device: str = "cpu") -> Sentences | None:
+    """The sentence model of a configuration, or None. Errors as `Sentences.load`."""
+    table = config.sentences
+    return Sentences.load(table.model, table.prefix, device) if table.model else None
+
+
+def build_towers(config: TrainConfig, encoder_dim: int, sentences: Sentences | None) -> tuple[Vocabulary, Towers]:
+    """The vocabulary and the towers of a configuration, with their first weights.
+
+    Args:
+        config: the configuration.
+        encoder_dim: length of the picture encoder's vectors.
+        sentences: its sentence model, of which only a text tower of sentences takes something.
+    """
     table = config.text
     hashing = Hashing(table.trigrams, table.words, table.length)
+    tower = sentences if table.tower == "sentences" else None
     towers = Towers.build(
-        hashing.size,
+        hashing.size if tower is None else tower.dim,
         encoder_dim,
         dim=table.dim,
         width=table.width,
@@ -125,8 +142,9 @@ def build_towers(config: TrainConfig, encoder_dim: int) -> tuple[Hashing, Towers
         picture_hidden=table.picture_hidden,
         dropout=table.dropout,
         seed=config.seed,
+        sentences=tower is not None,
     )
-    return hashing, towers
+    return hashing if tower is None else tower.vocabulary, towers
 
 
 def rebuilt(bundle: Bundle, pictures: list[str]) -> EmbeddingNetwork:
@@ -247,9 +265,13 @@ class Run:
                 [f"{shown(config.data.root)} leaves {len(self.pairs)} pairs to train on and "
                  f"{len(self.validation.pairs)} held out for validation: more pictures with words are needed"]
             )  # fmt: skip
-        self._tell_data()
-        self.hashing, towers = build_towers(config, self.encoder.dim)
-        self.ids = torch.from_numpy(self.hashing(self.captions.texts)).to(torch.int32)
+        sentences = sentences_of(config, device)
+        if sentences is not None and table.tower == "sentences":
+            sentences.graph()  # that a bundle can carry it is known before anything is learned
+        self._tell_data(sentences)
+        vocabulary, towers = build_towers(config, self.encoder.dim, sentences)
+        self.ids, self.sentences = self._texts(vocabulary, sentences)
+        self.lessons = Distillation(vectors=0.0, similarities=1.0, temperature=config.sentences.temperature)
         self.known = Known(self.captions.pairs)
         network = rebuilt(self.encoder.bundle, self._some_pictures(8)) if table.unfreeze < 1 else None
         loss = Matching(table.temperature, table.coldest, table.hard, table.margin)
@@ -311,7 +333,10 @@ class Run:
             self.learner.network.eval()  # its batch statistics are those of the many pictures it was taught on
         pictures = np.concatenate([batch[:, 1], others])
         fits = torch.from_numpy(self.known(batch[:, 0], pictures)).to(self.device)
-        loss: Tensor = self.learner.loss(self._queries(batch[:, 0], live), self._pictures(pictures, live), fits)
+        rows = self._queries(batch[:, 0], live)
+        loss: Tensor = self.learner.loss(rows, self._pictures(pictures, live), fits)
+        if self.ids is not None and self.sentences is not None:
+            loss = loss + self.config.sentences.weight * self._untaught(batch[:, 0], rows)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -326,6 +351,16 @@ class Run:
             self.average.update_parameters(self.learner)
         return value
 
+    def _untaught(self, queries: Numbers, rows: Tensor) -> Tensor:
+        """How far the texts of a batch are from being as alike as they are to the teacher; of each text one row."""
+        assert self.sentences is not None
+        texts, first = np.unique(queries, return_index=True)
+        first = first[texts < len(self.captions.texts)]
+        if not len(first):  # pictures alone
+            return rows.sum() * 0
+        targets = self.sentences[torch.from_numpy(queries[first])].to(rows.device)
+        return self.lessons(rows[torch.from_numpy(first).to(rows.device)], targets)
+
     def _passed_over(self, queries: Numbers, dice: np.random.Generator) -> Numbers:
         """For each query of a batch that has any, one picture that was shown for it and not clicked."""
         order = self.refused
@@ -338,7 +373,7 @@ class Run:
         """(n, dim): texts through their tower, pictures through theirs."""
         texts = len(self.captions.texts)
         if (queries < texts).all():
-            return self.learner.towers.text(self._batch_ids(queries))
+            return self.learner.towers.text(self._batch_texts(queries))
         rows = torch.empty(len(queries), self.config.text.dim, device=self.device)
         words = torch.from_numpy(queries < texts)
         if words.any():
@@ -346,7 +381,11 @@ class Run:
         asked = self._pictures(queries[queries >= texts] - texts, live)
         return rows.masked_scatter(~words[:, None].to(self.device), asked)
 
-    def _batch_ids(self, texts: Numbers) -> Tensor:
+    def _batch_texts(self, texts: Numbers) -> Tensor:
+        """What the text tower takes: ids, or the sentence model's vectors."""
+        if self.ids is None:
+            assert self.sentences is not None
+            return self.sentences[torch.from_numpy(texts)].to(self.device)
         ids = self.ids[torch.from_numpy(texts)]
         return ids[:, : int((ids != 0).sum(1).max())].to(self.device, torch.int64)
 
@@ -384,7 +423,7 @@ class Run:
         """
         served = self._served().eval()
         with torch.inference_mode():
-            texts = [served.towers.text(self._batch_ids(part)).cpu().numpy() for part in _blocks(question.texts)]
+            texts = [served.towers.text(self._batch_texts(part)).cpu().numpy() for part in _blocks(question.texts)]
             pictures = []
             for part in _blocks(question.pictures):
                 rows = (
@@ -405,7 +444,7 @@ class Run:
         state.losses.clear()
         texts = np.unique(self.pairs[self.pairs[:, 0] < len(self.captions.texts), 0])[:256]
         with torch.inference_mode():
-            rows = self.learner.eval().towers.text(self._batch_ids(texts))
+            rows = self.learner.eval().towers.text(self._batch_texts(texts))
         found = health(rows)
         rate = self.place.pace(state.step, state.spent) * min(self.config.text.batch, len(self.pairs))
         left = state.spent * (1 - progress) / max(progress, 1e-9)
@@ -456,8 +495,9 @@ class Run:
         parts = ", ".join(f"{name} {len(rows):,}" for name, rows in self.parts.items() if len(rows))
         count = sum(parameter.numel() for parameter in self.learner.towers.parameters())
         begin = f"goes on at step {self.state.step:,}" if self.state.step else "begins"
+        read = f" and {self.config.sentences.model}" if self.sentences is not None else ""
         return (
-            f"{begin}: two towers, {count / 1e6:.2f} M parameters beside {self.encoder.name}; {parts} pictures, "
+            f"{begin}: two towers, {count / 1e6:.2f} M parameters beside {self.encoder.name}{read}; {parts} pictures, "
             f"{len(self.captions.texts):,} texts, {len(self.pairs):,} pairs to learn from, {self.device}"
         )
 
@@ -472,11 +512,22 @@ class Run:
         chosen = rows[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
         return [self.captions.pictures[row] for row in chosen]
 
-    def _tell_data(self) -> None:
+    def _texts(self, vocabulary: Vocabulary, sentences: Sentences | None) -> tuple[Tensor | None, Tensor | None]:
+        """(t, m) ids where the text tower takes these, and (t, d) vectors where there is a sentence model."""
+        texts = self.captions.texts
+        hashed = self.config.text.tower == "hashing"
+        ids = torch.from_numpy(vocabulary(texts)).to(torch.int32) if hashed else None
+        if sentences is None:
+            return ids, None
+        return ids, torch.from_numpy(sentences.once(texts, self.cache, self.place.say))
+
+    def _tell_data(self, sentences: Sentences | None) -> None:
         held = self.place.path / "data.json"
         if held.exists():
-            found = json.loads(held.read_text(encoding="utf-8"))["fingerprint"]
-            if found != self.captions.fingerprint():
+            found = json.loads(held.read_text(encoding="utf-8"))
+            if sentences is not None:
+                sentences.check(found["sentences"])
+            if found["fingerprint"] != self.captions.fingerprint():
                 raise CheckpointError(
                     f"{self.place.path} is a run on other captions or pictures than {self.config.data.root} holds now: "
                     "train into another folder"
@@ -490,6 +541,8 @@ class Run:
             "notes": self.captions.notes,
             "samples": {"pictures": self._some_pictures(SAMPLES), "texts": self.captions.texts[:SAMPLES]},
         }
+        if sentences is not None:
+            document["sentences"] = sentences.to_document()
         self.place.write("data.json", json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
     def _decoded(self) -> PixelCache:
@@ -530,9 +583,7 @@ class Run:
     def _optimizer(self) -> torch.optim.Optimizer:
         table = self.config.optimizer
         groups = self.learner.groups(table.rate, table.weight_decay, self.config.text.unfreeze_rate)
-        if table.kind == "adamw":
-            return torch.optim.AdamW(groups, lr=table.rate)
-        return torch.optim.SGD(groups, lr=table.rate, momentum=table.momentum, nesterov=table.momentum > 0)
+        return optimizer_of(table, groups)
 
     def _save(self) -> None:
         state = {

@@ -1,8 +1,8 @@
-"""The text tower, and two towers side by side: words and pictures as unit vectors of one space.
+"""Text towers, and two towers side by side: words and pictures as unit vectors of one space.
 
 After Huang et al. 2013, "Learning deep structured semantic models for web search using clickthrough data": hashed
-letter trigrams, a bag of their embeddings, and a small perceptron. The picture tower is whatever made the pictures'
-vectors, and a projection of them into the common space.
+letter trigrams, a bag of their embeddings, and a small perceptron; or the vectors of a sentence model, and the same
+perceptron. The picture tower is whatever made the pictures' vectors, and a projection of them into the common space.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lookalike.text import PADDING
 from lookalike.training.networks.base import seeded
 from lookalike.training.networks.embedding import unit_rows
 
-__all__ = ["Projection", "TextTower", "Towers"]
+__all__ = ["Projection", "SentenceTower", "TextTower", "Towers"]
 
 
 class TextTower(nn.Module):
@@ -57,6 +57,26 @@ class TextTower(nn.Module):
         return unit_rows(self.layers(pooled))
 
 
+class SentenceTower(nn.Module):
+    """Vectors of a sentence model, which rests, to vectors of the common space: a perceptron.
+
+    Args:
+        width: length of the model's vectors.
+        dim: length of those it gives.
+        hidden: widths of the hidden layers.
+        dropout: share of the vectors' numbers and of each hidden layer that is left out while learning.
+    """
+
+    def __init__(self, width: int, dim: int, *, hidden: Sequence[int] = (), dropout: float = 0.2) -> None:
+        super().__init__()
+        self.dim = dim
+        self.layers = _perceptron(width, hidden, dim, dropout)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(n, width) → (n, dim) unit rows."""
+        return unit_rows(self.layers(vectors))
+
+
 class Projection(nn.Module):
     """Vectors of an encoder to vectors of the common space.
 
@@ -84,11 +104,11 @@ class Towers(nn.Module):
     """Both towers.
 
     Attributes:
-        text: ids → unit rows.
+        text: ids, or the vectors of a sentence model → unit rows.
         projection: vectors of the picture encoder → unit rows.
     """
 
-    def __init__(self, text: TextTower, projection: Projection) -> None:
+    def __init__(self, text: TextTower | SentenceTower, projection: Projection) -> None:
         super().__init__()
         self.text, self.projection = text, projection
 
@@ -104,11 +124,12 @@ class Towers(nn.Module):
         picture_hidden: int,
         dropout: float,
         seed: int,
+        sentences: bool = False,
     ) -> Towers:
         """Towers with random weights that depend on the seed alone.
 
         Args:
-            size: how many ids there are.
+            size: how many ids there are; with `sentences`, the length of the sentence model's vectors.
             picture: length of the picture encoder's vectors.
             dim: length of what both give.
             width: of the ids' embeddings.
@@ -116,9 +137,14 @@ class Towers(nn.Module):
             picture_hidden: of the projection.
             dropout: of both.
             seed: of the weights.
+            sentences: whether texts come as the vectors of a sentence model.
         """
         with seeded(seed):
-            text = TextTower(size, dim, width=width, hidden=hidden, dropout=dropout)
+            text = (
+                SentenceTower(size, dim, hidden=hidden, dropout=dropout)
+                if sentences
+                else TextTower(size, dim, width=width, hidden=hidden, dropout=dropout)
+            )
             return cls(text, Projection(picture, dim, hidden=picture_hidden, dropout=dropout))
 
 
