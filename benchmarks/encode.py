@@ -34,6 +34,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from PIL import Image
 from lookalike import images
 from lookalike.encoder import BATCH, Encoder, _openvino, _options
 
-DATE = "2026-11-21"
+DATE = date.today().isoformat()
 PHOTOGRAPHS = {
     "skimage": ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "retina.jpg"),
     "sklearn": ("china.jpg", "flower.jpg"),
@@ -183,7 +184,7 @@ def usual_way(size: tuple[int, int], dim: int) -> Callable[[Encoder, Setting], N
 
 def make_settings(encoder: Encoder, home: Path, data: Path | None, scale: float) -> Iterator[Setting]:
     dice, photos = np.random.default_rng(12), photographs()
-    sizes = {"camera, 12 MP": (4000, 3000, 48), "camera, 2 MP": (1632, 1224, 320)}
+    sizes = {"camera, 12 MP": (4000, 3000, 48), "camera, 2 MP": (1632, 1224, 320), "web, 500 × 375": (500, 375, 1000)}
     files = {
         name: [camera_like(width, height, dice, photos) for _ in range(int(count * scale))]
         for name, (width, height, count) in sizes.items()

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from lookalike.encoder import Encoder, compiled
-from lookalike.images import Picture, Pixels, Preprocessing, read
+from lookalike.images import Picture, Pixels, read
 from lookalike.vectors import Vectors, unit
 
 Side = Literal["left", "right"]
@@ -186,7 +186,7 @@ def _correspondence(
     ours, theirs = (graph.parts(encoder.bundle.preprocessing.load(picture)) for picture in pictures)
     shape = graph.places
     pairs = ours.astype(np.float64) @ theirs.T
-    boxes = tuple(_seen(encoder.bundle.preprocessing, image.size) for image in shown)
+    boxes = tuple(encoder.bundle.preprocessing.window(image) for image in shown)
     return Explanation(
         score=float(pairs.sum()),
         left=pairs.sum(1).reshape(shape).astype(np.float32),
@@ -215,22 +215,6 @@ def _middle(place: int, shape: tuple[int, int], box: Box) -> tuple[float, float]
     x = box[0] + (across + 0.5) / shape[1] * (box[2] - box[0])
     y = box[1] + (down + 0.5) / shape[0] * (box[3] - box[1])
     return round(min(max(x, 0.0), 1.0), 4), round(min(max(y, 0.0), 1.0), 4)
-
-
-def _seen(preprocessing: Preprocessing, size: tuple[int, int]) -> Box:
-    """What of a picture of (width, height) the network is shown, see `Preprocessing.fitted`."""
-    width, height = size
-    tall, wide = preprocessing.size
-    if preprocessing.fit == "squash":
-        return _WHOLE
-    if preprocessing.fit == "pad":
-        scale = min(wide / width, tall / height)
-        shares = wide / (width * scale), tall / (height * scale)
-    else:
-        before = preprocessing.decode_size
-        scale = max(before[1] / width, before[0] / height)
-        shares = wide / (width * scale), tall / (height * scale)
-    return (1 - shares[0]) / 2, (1 - shares[1]) / 2, (1 + shares[0]) / 2, (1 + shares[1]) / 2
 
 
 class _Unreadable(Exception):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,7 @@ Picture = str | os.PathLike[str] | bytes | Image.Image | Region
 __all__ = [
     "EXTENSIONS",
     "MAX_BYTES",
+    "Fit",
     "Picture",
     "Pixels",
     "Preprocessing",
@@ -94,6 +95,10 @@ EXTENSIONS = frozenset(
     | {".avif", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"}
 )
 MAX_BYTES = 1 << 29  # half a gigabyte of file; larger ones are not photographs
+Fit = Literal["squash", "crop", "pad", "trim"]
+# Of "trim": a value from here on is white in every channel; the window's side over that of what is not white; and the
+# least side of the latter, as a share of the picture's.
+_NEARLY_WHITE, _TRIM_MARGIN, _TRIM_LEAST = 224, 1.2, 0.25
 _INTERPOLATION = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -311,7 +316,8 @@ class Preprocessing:
     Attributes:
         size: (height, width) of the result in pixels.
         fit: "squash" scales both sides independently; "crop" scales the short side to size / `crop_ratio` and keeps
-            the centre; "pad" scales the long side and fills with white.
+            the centre; "pad" scales the long side and fills with white; "trim" looks at what is not white alone, with
+            a little white around it: drawings and cut-out articles are then shown as large as they can be.
         crop_ratio: share of the scaled picture that "crop" keeps, in (0, 1]; 1.0 keeps the whole short side.
         interpolation: "bilinear", "bicubic" or "lanczos", as Pillow filters (they average when they reduce).
         mean: per channel, of values in [0, 1], subtracted by `normalise`.
@@ -319,7 +325,7 @@ class Preprocessing:
     """
 
     size: tuple[int, int]
-    fit: Literal["squash", "crop", "pad"] = "squash"
+    fit: Fit = "squash"
     crop_ratio: float = 1.0
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -328,8 +334,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.size) != 2 or not all(isinstance(side, int) and 0 < side <= 4096 for side in self.size):
             raise ValueError(f"size must be (height, width) between 1 and 4096 pixels, got {self.size}")
-        if self.fit not in ("squash", "crop", "pad"):
-            raise ValueError(f"fit must be squash, crop or pad, got {self.fit!r}")
+        if self.fit not in get_args(Fit):
+            raise ValueError(f"fit must be squash, crop, pad or trim, got {self.fit!r}")
         if not 0 < self.crop_ratio <= 1:
             raise ValueError(f"crop_ratio must be in (0, 1], got {self.crop_ratio}")
         if self.interpolation not in _INTERPOLATION:
@@ -353,6 +359,8 @@ class Preprocessing:
     def decode_size(self) -> tuple[int, int]:
         """(height, width) a picture is reduced to before any crop: what `read(at_least=…)` should know."""
         height, width = self.size
+        if self.fit == "trim":  # half of the picture may be white
+            return 2 * height, 2 * width
         if self.fit != "crop":
             return height, width
         return math.ceil(height / self.crop_ratio), math.ceil(width / self.crop_ratio)
@@ -369,10 +377,42 @@ class Preprocessing:
             return image.resize((width, height), filter_)
         if self.fit == "pad":
             return _padded(image, width, height, filter_)
+        if self.fit == "trim":
+            return _cut(image, self._trimmed(image), (width, height), filter_)
         tall, wide = self.decode_size
         whole = ImageOps.fit(image, (wide, tall), filter_)
         left, top = (wide - width) // 2, (tall - height) // 2
         return whole.crop((left, top, left + width, top + height))
+
+    def window(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """What of a picture `fitted` shows: (left, top, right, bottom) as shares of its sides; beyond 0 and 1 is white.
+
+        Right within the rounding to whole pixels.
+        """
+        tall, wide = self.size
+        if self.fit == "squash":
+            return 0.0, 0.0, 1.0, 1.0
+        if self.fit == "trim":
+            left, top, right, bottom = self._trimmed(image)
+            return left / image.width, top / image.height, right / image.width, bottom / image.height
+        if self.fit == "pad":
+            scale = min(wide / image.width, tall / image.height)
+        else:
+            before = self.decode_size
+            scale = max(before[1] / image.width, before[0] / image.height)
+        across, down = wide / (image.width * scale), tall / (image.height * scale)
+        return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
+
+    def _trimmed(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """(left, top, right, bottom) in pixels, of the proportions of `size`, around all that is not white."""
+        tall, wide = self.size
+        content = image.point([255 * (value < _NEARLY_WHITE) for value in range(256)] * len(image.getbands())).getbbox()
+        left, top, right, bottom = content or (0, 0, image.width, image.height)
+        # A full stop is not to fill the frame: it would look like a wheel.
+        least = _TRIM_LEAST * max(image.size)
+        unit = _TRIM_MARGIN * max((right - left) / wide, (bottom - top) / tall, least / max(wide, tall))
+        across, down = (left + right) / 2, (top + bottom) / 2
+        return across - unit * wide / 2, down - unit * tall / 2, across + unit * wide / 2, down + unit * tall / 2
 
     def normalise(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """(n, height, width, 3) uint8 → (n, 3, height, width) float32, as the network's graph takes it.
@@ -383,6 +423,25 @@ class Preprocessing:
             self.std, np.float32
         )
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def _cut(
+    image: Image.Image,
+    window: tuple[float, float, float, float],
+    size: tuple[int, int],
+    filter_: Image.Resampling,
+) -> Image.Image:
+    """The window, in pixels of the picture, brought to `size`; what lies outside the picture is white."""
+    (left, top, right, bottom), (width, height) = window, size
+    inside = max(left, 0.0), max(top, 0.0), min(right, float(image.width)), min(bottom, float(image.height))
+    x = [round((edge - left) / (right - left) * width) for edge in inside[::2]]
+    y = [round((edge - top) / (bottom - top) * height) for edge in inside[1::2]]
+    # A line so thin that it would vanish keeps one pixel.
+    x[0], y[0] = min(x[0], width - 1), min(y[0], height - 1)
+    inner = image.resize((max(1, x[1] - x[0]), max(1, y[1] - y[0])), filter_, box=inside)
+    whole = Image.new("RGB", size, "white")
+    whole.paste(inner, (x[0], y[0]))
+    return whole
 
 
 def _padded(image: Image.Image, width: int, height: int, filter_: Image.Resampling) -> Image.Image:

@@ -284,6 +284,8 @@ def test_any_encoder_is_asked_by_occlusion():
         # 64 × 32 pixels: the middle square, and 80 % of it.
         ({"fit": "crop", "crop_ratio": 0.8}, (0.3, 0.1, 0.7, 0.9)),
         ({"fit": "pad"}, (0, -0.5, 1, 1.5)),
+        # Nothing of it is white: the whole width, and a tenth of it as a margin.
+        ({"fit": "trim"}, (-0.1, -0.7, 1.1, 1.7)),
     ],
 )
 def test_the_map_lies_over_what_the_network_saw(image, box, tmp_path):

@@ -641,7 +641,70 @@ def test_pad_fills_with_white():
     assert (result[26:74] == BLUE).all()
 
 
-@pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
+def spot(box, size=(200, 100), colour=BLUE) -> Image.Image:
+    """A rectangle on white."""
+    picture = Image.new("RGB", size, "white")
+    picture.paste(colour, box)
+    return picture
+
+
+def test_trim_shows_what_is_not_white_as_large_as_it_can_be():
+    """A square of 60 in a corner fills 60 / 72 of the frame, centred, whatever the picture's shape."""
+    result = np.asarray(Preprocessing(size=(120, 120), fit="trim").fitted(spot((130, 0, 190, 60))))
+    assert (result[12:108, 12:108] == BLUE).all()
+    assert (result[:8] == 255).all() and (result[-8:] == 255).all()
+    assert (result[:, :8] == 255).all() and (result[:, -8:] == 255).all()
+
+
+def test_trim_does_not_care_where_and_how_large_something_is_drawn():
+    """The same rectangle, moved and twice as large, gives the same pixels."""
+    trim = Preprocessing(size=(64, 64), fit="trim")
+    one, two = trim.fitted(spot((5, 10, 57, 49))), trim.fitted(spot((90, 15, 194, 93)))
+    assert np.abs(np.asarray(one, float) - np.asarray(two, float)).mean() < 4
+
+
+def test_trim_keeps_proportions_in_a_frame_that_is_not_square():
+    result = np.asarray(Preprocessing(size=(60, 120), fit="trim").fitted(spot((20, 20, 70, 70))))
+    rows, columns = np.nonzero((result == BLUE).all(2))
+    assert abs(np.ptp(rows) - 49) <= 1 and abs(np.ptp(columns) - 49) <= 1
+
+
+def test_trim_leaves_a_full_stop_small():
+    """What is smaller than a quarter of the picture is not enlarged to fill the frame."""
+    result = np.asarray(Preprocessing(size=(120, 120), fit="trim").fitted(spot((50, 50, 55, 55), (100, 100))))
+    rows, _ = np.nonzero(result[:, :, 0] < 128)
+    assert np.ptp(rows) + 1 == pytest.approx(120 / 1.2 * 5 / 25, abs=2)
+
+
+def test_trim_of_a_white_picture_and_of_a_full_one():
+    """Nothing drawn: white. Nothing white: the whole, in a white frame."""
+    trim = Preprocessing(size=(60, 60), fit="trim")
+    assert (np.asarray(trim.fitted(Image.new("RGB", (50, 70), "white"))) == 255).all()
+    full = np.asarray(trim.fitted(Image.new("RGB", (50, 50), RED)))
+    assert (full[6:54, 6:54] == RED).all() and (full[:4] == 255).all()
+
+
+def test_trim_counts_pale_colours_as_content():
+    """A pale yellow is not white: its blue channel tells."""
+    result = np.asarray(Preprocessing(size=(60, 60), fit="trim").fitted(spot((0, 0, 50, 50), colour=(255, 255, 200))))
+    assert (result[10:50, 10:50] == (255, 255, 200)).all()
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad", "trim"])
+def test_the_window_is_what_fitted_shows(fit):
+    """The middle of the window lands in the middle of the result, and its corners at the corners."""
+    x, y = np.meshgrid(np.arange(160), np.arange(80))
+    picture = Image.fromarray(np.stack([x, y, np.full_like(x, 90)], axis=2).astype(np.uint8))
+    preprocessing = Preprocessing(size=(100, 100), fit=fit, crop_ratio=0.8)
+    left, top, right, bottom = preprocessing.window(picture)
+    result = np.asarray(preprocessing.fitted(picture), float)
+    for across, down in ((0.5, 0.5), (0.3, 0.4), (0.8, 0.6)):
+        there = (left + across * (right - left)) * 160, (top + down * (bottom - top)) * 80
+        seen = result[int(down * 100), int(across * 100)]
+        assert seen[0] == pytest.approx(there[0], abs=2.5) and seen[1] == pytest.approx(there[1], abs=2.5)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop", "pad", "trim"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (3000, 7), (64, 48)])
 def test_any_shape_gives_the_exact_size(fit, shape):
     """Pictures of any shape, one pixel wide as well, come out in exactly the wanted size."""

@@ -32,6 +32,9 @@ _LIMITS = {
     "elastic": (0, 0.5),
     "elastic_cells": (1, 32),
     "mirror": (0, 1),
+    "batch_rotate": (0, 180),
+    "batch_stretch": (0, 3),
+    "batch_shear": (0, 60),
     "brightness": (0, 1),
     "contrast": (0, 1),
     "saturation": (0, 1),
@@ -69,6 +72,9 @@ class Augmentation:
         turns: "each" turns every picture by a random number of quarter turns; "batch" turns all of a batch alike: to
             the loss these are new classes, turned letters among themselves; "none".
         mirror: probability to mirror all of a batch alike.
+        batch_rotate: ± degrees, of all of a batch alike; like turns, it makes new classes of the old ones.
+        batch_stretch: as stretch, of all of a batch alike.
+        batch_shear: as shear, of all of a batch alike.
         padding: what lies outside: "border" repeats the border, a number from 0 (black) to 1 (white) is that grey.
         thickness: 0 to 1; of dark lines on a light ground: ± share of a pixel by which they grow on each side.
         blur: greatest standard deviation, in pixels, of a Gaussian.
@@ -99,6 +105,9 @@ class Augmentation:
     elastic_cells: int = 4
     turns: Literal["none", "batch", "each"] = "none"
     mirror: float = 0.0
+    batch_rotate: float = 0.0
+    batch_stretch: float = 0.0
+    batch_shear: float = 0.0
     padding: Literal["border"] | float = "border"
     thickness: float = 0.0
     blur: float = 0.0
@@ -188,6 +197,7 @@ class Augmentation:
     def _moves(self) -> bool:
         off = {field.name: field.default for field in fields(self)}
         moving = ("rotate", "scale", "stretch", "shear", "shift", "perspective", "crop", "elastic")
+        moving += ("batch_rotate", "batch_stretch", "batch_shear")
         return any(_plain(getattr(self, name)) != _plain(off[name]) for name in moving)
 
     def _warped(self, x: torch.Tensor, dice: _Dice) -> torch.Tensor:
@@ -203,12 +213,11 @@ class Augmentation:
 
     def _mapping(self, count: int, height: int, width: int, dice: _Dice) -> torch.Tensor:
         """(n, 3, 3): from places in the result to places in the picture, both in [-1, 1], homogeneous."""
-        angle = dice.uniform(count, -self.rotate, self.rotate).deg2rad_()
-        lean = dice.uniform(count, -self.shear, self.shear).deg2rad_().tan_()
-        size = dice.logarithmic(count, *self.scale)
-        ratio = dice.logarithmic(count, 1 / (1 + self.stretch), 1 + self.stretch)
+        moved = self._leaning(count, width / height, dice, self.rotate, self.scale, self.stretch, self.shear)
+        if self.batch_rotate or self.batch_stretch or self.batch_shear:
+            shared = (self.batch_rotate, (1.0, 1.0), self.batch_stretch, self.batch_shear)
+            moved = self._leaning(1, width / height, dice, *shared) @ moved
         shift = [dice.uniform(count, -2 * self.shift, 2 * self.shift) for _ in range(2)]
-        moved = _placement(angle, (size * ratio, size / ratio), lean, width / height)
         back = _matrix(count, x=-shift[0], y=-shift[1]).to(moved.device)
         mapping = moved @ back
         if _plain(self.crop) != (1, 1):
@@ -219,6 +228,23 @@ class Augmentation:
             nearer[:, 2, 0], nearer[:, 2, 1] = tilt[0], tilt[1]
             mapping = mapping @ nearer
         return mapping
+
+    @staticmethod
+    def _leaning(
+        count: int,
+        shape: float,
+        dice: _Dice,
+        rotate: float,
+        scale: tuple[float, float],
+        stretch: float,
+        shear: float,
+    ) -> torch.Tensor:
+        """(n, 3, 3): turned, leaned over, scaled and stretched at random."""
+        angle = dice.uniform(count, -rotate, rotate).deg2rad_()
+        lean = dice.uniform(count, -shear, shear).deg2rad_().tan_()
+        size = dice.logarithmic(count, *scale)
+        ratio = dice.logarithmic(count, 1 / (1 + stretch), 1 + stretch)
+        return _placement(angle, (size * ratio, size / ratio), lean, shape)
 
     def _window(self, count: int, dice: _Dice) -> torch.Tensor:
         """(n, 3, 3) from the whole to a random window inside (the random resized crop of Szegedy et al. 2015)."""

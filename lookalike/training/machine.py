@@ -30,6 +30,7 @@ __all__ = [
     "compiled",
     "device_for",
     "optimizer_for",
+    "optimizer_of",
     "pace",
     "precision_for",
     "seed_of",
@@ -118,7 +119,7 @@ def shrunk(pixels: Tensor, progress: float, scale: float, until: float) -> Tenso
 
 
 def optimizer_for(table: Any, network: Any, objective: nn.Module, shape: Any) -> torch.optim.Optimizer:
-    """AdamW or SGD over network and loss, with the rates of each stage and head.
+    """The optimiser of network and loss, with the rates of each stage and head.
 
     Args:
         table: kind, rate, weight_decay and momentum as attributes ([optimizer]).
@@ -134,11 +135,27 @@ def optimizer_for(table: Any, network: Any, objective: nn.Module, shape: Any) ->
     )
     own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
     if own:
-        groups.append({"params": own, "lr": table.rate * shape.head_rate, "weight_decay": 0.0})
+        # A class centre is a point, not a row of a linear map: nothing that Muon should make orthogonal.
+        groups.append({"params": own, "lr": table.rate * shape.head_rate, "weight_decay": 0.0, "use_fallback": True})
     if not any(entry["params"] for entry in groups):
         raise ConfigError(["network.freeze leaves nothing to train: lower it, or take another head"])
+    return optimizer_of(table, groups)
+
+
+def optimizer_of(table: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW, SGD or Muon over groups of parameters, each with "params", "lr" and "weight_decay".
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) makes the step of a matrix orthogonal; here
+    scaled as AdamW's steps are (Liu et al. 2025, arXiv 2502.16982), so that rates mean the same. A kernel is the matrix
+    of its outputs by all its inputs. Vectors, and kernels of one channel, are AdamW's.
+    """
     if table.kind == "adamw":
         return torch.optim.AdamW(groups, lr=table.rate)
+    if table.kind == "muon":
+        from timm.optim import Muon
+
+        made: torch.optim.Optimizer = Muon(groups, lr=table.rate, momentum=table.momentum, normalize_spatial=False)
+        return made
     return torch.optim.SGD(groups, lr=table.rate, momentum=table.momentum, nesterov=table.momentum > 0)
 
 

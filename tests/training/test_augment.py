@@ -17,6 +17,7 @@ EVERYTHING = {
     "rotate": 30, "scale": (0.7, 1.4), "stretch": 0.2, "shear": 15, "shift": 0.1, "perspective": 0.3, "crop": (0.4, 1),
     "flip": 0.5, "elastic": 0.03, "mirror": 1.0, "thickness": 0.8, "blur": 1.5, "brightness": 0.5, "contrast": 0.5,
     "saturation": 0.5, "hue": 0.2, "grey": 0.3, "noise": 0.2, "erase": 0.5, "turns": "each",
+    "batch_rotate": 45, "batch_stretch": 0.2, "batch_shear": 20,
 }  # fmt: skip
 
 
@@ -146,6 +147,25 @@ def test_a_batch_turns_alike():
         found |= {next(k for k in range(4) if torch.equal(result, turned[k]))}
 
     assert found == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("option", [{"batch_rotate": 45}, {"batch_stretch": 0.5}, {"batch_shear": 30}])
+def test_a_batch_is_warped_alike(option):
+    """All pictures by one movement, another one for the next batch; on top of what each draws for itself."""
+    pictures = some(height=20, width=20)[:1].repeat(6, 1, 1, 1)
+    first, second = Augmentation(**option)(pictures, dice(0)), Augmentation(**option)(pictures, dice(1))
+
+    assert (first - pictures / 255).abs().max() > 0.05
+    assert all(torch.equal(picture, first[0]) for picture in first)
+    assert not torch.equal(first, second)
+    assert not torch.equal(*Augmentation(**option, rotate=10)(pictures, dice(0))[:2])
+
+
+def test_what_all_share_comes_before_what_each_draws(extremes):
+    """A quarter turn of the batch and then a shift of the picture to the right: not downwards."""
+    turned = Augmentation(batch_rotate=90, shift=0.05, padding=0.0)(dot(8, 5), dice())
+
+    assert place_of(turned[0]) == pytest.approx((5 + 0.05 * 41, -8 + 0.05 * 41), abs=0.15)
 
 
 def test_each_picture_turns_for_itself():

@@ -73,6 +73,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "memory": {"size": 32, "start": 0.2},
         "augment": {"rotate": 10.0, "flip": 0.5, "elastic": 0.02},
     },
+    "muon and class centres": {"optimizer": {"kind": "muon", "momentum": 0.95}, "loss": {"kind": "proxy_anchor"}},
     "class centres and dropout": {
         "network": {"name": "alexnet", "options": {}},
         "data": {"size": [64, 64]},
