@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from lookalike.catalogue import Table, listed_path, read_table, rows
 from lookalike.errors import CatalogueError
+from lookalike.groups import Groups
 from lookalike.images import shown
 from lookalike.tables import is_table
 
@@ -306,13 +307,13 @@ def _by_list(root: str, name: str) -> Labelled:
 
 
 class _Pictures:
-    """The pictures that a list names, numbered as they come, and which of them hang together (union-find)."""
+    """The pictures that a list names, numbered as they come, and which of them hang together."""
 
     def __init__(self, root: str, table: Table) -> None:
         self._root = root
         self._table = table
         self._numbers: dict[str, int] = {}
-        self._parents: list[int] = []
+        self._groups = Groups()
         self.missing: list[int] = []
 
     def row(self, number: int, cells: list[str], columns: Sequence[int]) -> list[int] | None:
@@ -332,21 +333,16 @@ class _Pictures:
 
     def _number(self, path: str) -> int:
         if path not in self._numbers:
-            self._numbers[path] = len(self._numbers)
-            self._parents.append(self._numbers[path])
+            self._numbers[path] = self._groups.add()
         return self._numbers[path]
-
-    def component(self, number: int) -> int:
-        """The first picture of those that hang together with this one."""
-        while self._parents[number] != number:
-            self._parents[number] = self._parents[self._parents[number]]
-            number = self._parents[number]
-        return number
 
     def join(self, a: int, b: int) -> None:
         """These two are alike."""
-        a, b = self.component(a), self.component(b)
-        self._parents[max(a, b)] = min(a, b)
+        self._groups.join(a, b)
+
+    def component(self, number: int) -> int:
+        """The first picture of those that hang together with this one."""
+        return self._groups.first(number)
 
     def labelled(self, notes: list[str], **lists: Numbers) -> Labelled:
         """Every picture, labelled with the first picture of its class."""
@@ -357,7 +353,7 @@ class _Pictures:
                 f"{shown(self._root)}: check its paths"
             )
         top = os.path.abspath(self._root)  # noqa: PTH100
-        firsts = [names[self.component(number)] for number in range(len(names))]
+        firsts = [names[first] for first in self._groups.firsts()]
         examples = [
             Example(path, shown(os.path.relpath(first, top))) for path, first in zip(names, firsts, strict=True)
         ]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.errors import ConfigError, ImageError, ShapeError
+from lookalike.groups import Groups
 from lookalike.images import Pixels, read_bytes, shown
 from lookalike.labels import SIDES, Example, Numbers
 
@@ -219,18 +220,8 @@ def duplicates(pixels: Pixels, rows: Any = None) -> Numbers:
         The position of the first picture of each group. The work grows with the square of the pictures.
     """
     small = thumbnails(pixels, rows)
-    parent = np.arange(len(small))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = int(parent[row])
-        return row
-
-    for one, other in _near_pairs(small, np.ones(len(small), dtype=np.int64)):
-        first, second = sorted((root(one), root(other)))
-        parent[second] = first
-    return np.array([root(row) for row in range(len(small))], dtype=np.int64)
+    pairs = _near_pairs(small, np.ones(len(small), dtype=np.int64))
+    return np.array(Groups(len(small)).firsts(pairs), dtype=np.int64)
 
 
 def summary(found: Sequence[Leak]) -> list[str]:

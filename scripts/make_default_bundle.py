@@ -38,6 +38,7 @@ from PIL import Image
 from lookalike.baselines import ColourHistogram, Pixels
 from lookalike.bundle import Bundle, default_path, write_bundle
 from lookalike.encoder import Encoder, cores
+from lookalike.groups import Groups
 from lookalike.images import Picture, Preprocessing, Region, read
 from lookalike.metrics import Interval, average_precision_at_r, mean_interval, paired_interval, precision_at_k
 from lookalike.splits import duplicates
@@ -114,19 +115,12 @@ def write(path: Path, text: str) -> None:
 
 def joined(groups: Sequence[int], names: Sequence[str]) -> list[int]:
     """Groups that have a name in common become one: the position of its first member, for each."""
-    parent: list[int] = list(range(len(names)))
     first: dict[str, int] = {}
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            row = parent[row]
-        return row
-
+    together = Groups(len(names))
     for row, name in enumerate(names):
-        for other in (groups[row], first.setdefault(" ".join(name.lower().split()), row)):
-            low, high = sorted((root(row), root(other)))
-            parent[high] = low
-    return [root(row) for row in range(len(names))]
+        together.join(row, groups[row])
+        together.join(row, first.setdefault(" ".join(name.lower().split()), row))
+    return together.firsts()
 
 
 def sides(groups: Sequence[int], seed: int = SEED) -> list[str]:

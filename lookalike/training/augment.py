@@ -196,8 +196,8 @@ class Augmentation:
 
     def _moves(self) -> bool:
         off = {field.name: field.default for field in fields(self)}
-        moving = ("rotate", "scale", "stretch", "shear", "shift", "perspective", "crop", "elastic")
-        moving += ("batch_rotate", "batch_stretch", "batch_shear")
+        moving = ["rotate", "scale", "stretch", "shear", "shift", "perspective", "crop", "elastic"]
+        moving += ["batch_rotate", "batch_stretch", "batch_shear"]
         return any(_plain(getattr(self, name)) != _plain(off[name]) for name in moving)
 
     def _warped(self, x: torch.Tensor, dice: _Dice) -> torch.Tensor:

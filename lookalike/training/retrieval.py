@@ -207,8 +207,9 @@ class _Trial:
     def whitenings(self) -> Iterator[dict[str, Axes]]:
         """Axes of the training pictures' vectors, whole and cut, evened out more and less."""
         train = self._vectors(self.chosen.flip, judged=False)
+        spanned = Axes.spanned(train)
         for share in KEPT:
-            dim = max(2, round(share * train.shape[1]))
+            dim = max(2, round(share * spanned))
             if dim < len(train):
                 for power in POWERS:
                     yield {"axes": Axes.of(train, dim, power)}

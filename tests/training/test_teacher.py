@@ -96,6 +96,17 @@ def test_more_axes_than_vectors_span_are_refused() -> None:
         Axes.of(rows(6, 20), 8, 0.0)
 
 
+def test_axes_without_variance_are_not_counted():
+    """Five numbers brought to twenty by a linear map span five axes, rounding or not; and one faint one more."""
+    flat = rows(200, 5) @ rows(5, 20)
+    assert Axes.spanned(flat.astype(np.float32)) == 5
+    first = np.linalg.norm(flat - flat.mean(0), axis=0).max()
+    across = np.linalg.svd(flat)[2][-1]
+    for share, spanned in ((0.1, 6), (1e-3, 5)):
+        noise = np.random.default_rng(3).normal(size=(200, 1)) * first / np.sqrt(200) * share
+        assert Axes.spanned(flat + noise * across) == spanned
+
+
 def test_a_view_follows_from_seed_and_number_and_brings_its_own_target() -> None:
     """Targets are numbered: whole i is i, region r of picture i is n + i · (views - 1) + r."""
     n, views = 7, 4
