@@ -31,21 +31,24 @@ ON_MAP, IN_MATRIX, CONFUSED, TOLD = 600, 30, 20, 1000
 # Queries whose nearest class is asked for, and points of a curve.
 ASKED, POINTS = 5000, 400
 
-__all__ = ["evaluation_document", "flat_map", "made"]
+__all__ = ["evaluation_document", "flat_map", "made", "ran_on"]
 
 
-def made(command: str) -> dict[str, Any]:
-    """How a result came to be: the command, the date, the machine and the versions, without names or paths of it."""
+def ran_on(*packages: str) -> dict[str, Any]:
+    """The date, the machine, and the versions of lookalike, Python and `packages`, without names or paths of it."""
     from importlib.metadata import version
 
-    names = ("numpy", "openvino", "pillow")
     return {
-        "command": command,
         "date": time.strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} CPU cores ({platform.machine()})",
         "versions": {"lookalike": __version__, "python": platform.python_version()}
-        | {name: version(name).split("+")[0] for name in names},
+        | {name: version(name).split("+")[0] for name in packages},
     }
+
+
+def made(command: str) -> dict[str, Any]:
+    """How a result came to be: the command and where it ran, see `ran_on`."""
+    return {"command": command, **ran_on("numpy", "openvino", "pillow")}
 
 
 def evaluation_document(results: Results, command: str, seed: int = 0) -> dict[str, Any]:

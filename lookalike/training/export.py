@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,12 +21,12 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from lookalike import __version__
 from lookalike.bundle import Bundle, write_bundle
 from lookalike.catalogue import rows as listed
 from lookalike.encoder import Encoder
 from lookalike.errors import CatalogueError, CheckpointError, ExportError
 from lookalike.images import Picture, Preprocessing
+from lookalike.results import ran_on
 from lookalike.thresholds import in_words
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig, read_config
@@ -289,17 +287,10 @@ def drawn() -> list[Picture]:
 
 
 def surroundings() -> dict[str, Any]:
-    """Machine and versions, without names or paths."""
-    import openvino
-
-    modules = {"torch": torch, "onnx": onnx, "openvino": openvino, "numpy": np}
+    """What a training ran on: `lookalike.results.ran_on`, and the GPU."""
+    found = ran_on("torch", "onnx", "openvino", "numpy")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), {device}",
-        "versions": {"lookalike": __version__, "python": platform.python_version()}
-        | {name: module.__version__.split("-")[0].split("+")[0] for name, module in modules.items()},
-    }
+    return {**found, "machine": f"{found['machine']}, {device}"}
 
 
 def without_places(config: TrainConfig) -> dict[str, Any]:
