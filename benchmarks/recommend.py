@@ -2,7 +2,7 @@
 
     python scripts/make_default_bundle.py --stage catalogue …                  # who is held out: WORK/catalogue.csv
     python benchmarks/recommend.py catalogue --styles styles.csv --sides WORK/catalogue.csv --to fashion.csv
-    lookalike train configs/fashion-triplet.toml --set data.root=fashion.csv --to fashion.bundle
+    lookalike train configs/fashion-recommend.toml --set data.root=fashion.csv --to fashion.bundle
     python benchmarks/recommend.py measure fashion.csv --bundle fashion.bundle --bundle default
 
 ``measure`` asks the products of side "test", once, by `lookalike.recommend.judge`. Two catalogues: the held-out
