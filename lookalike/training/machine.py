@@ -154,7 +154,7 @@ def optimizer_of(table: Any, groups: list[dict[str, Any]]) -> torch.optim.Optimi
     if table.kind == "muon":
         from timm.optim import Muon
 
-        made: torch.optim.Optimizer = Muon(groups, lr=table.rate, momentum=table.momentum, normalize_spatial=False)
+        made: torch.optim.Optimizer = Muon(groups, lr=table.rate, momentum=table.momentum)
         return made
     return torch.optim.SGD(groups, lr=table.rate, momentum=table.momentum, nesterov=table.momentum > 0)
 
