@@ -522,12 +522,12 @@ def test_a_killed_run_goes_on(shop, tmp_path):
     process.wait()
     kept = sum(1 for _ in (tmp_path / "to").rglob("*.png"))
     assert 5 <= kept < 40
-    before = sum(shop.asked.values())
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["kept"], summary["fetched"], summary["failed"]) == (kept, 40 - kept, 0)
-    assert sum(shop.asked.values()) - before == 40 - kept
+    # Each once, and once more what was under way: at most two at a time.
+    assert 40 <= sum(shop.asked.values()) <= 42
     found = {row.payload["id"]: Path(row.path).read_bytes() for row in rows([summary["catalogue"]])}
     assert found == {n: picture(n) for n in range(40)}
 
