@@ -24,7 +24,7 @@ from torch.nn import functional
 from lookalike.bundle import Bundle, default_path, write_bundle
 from lookalike.encoder import Encoder
 from lookalike.errors import CheckpointError, ConfigError, ExportError, MissingExtra
-from lookalike.images import Picture, Preprocessing
+from lookalike.images import Fit, Picture, Preprocessing
 from lookalike.text import BytePairs, Vocabulary
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig, read_config
@@ -49,7 +49,7 @@ from lookalike.vectors import Vectors
 
 TEXT_GRAPH, TEXT_WEIGHTS, VOCABULARY = "text.onnx", "text.safetensors", "vocabulary.json"
 # What the libraries call the ways of fitting, and Pillow's numbers of filters.
-_FITS: dict[Any, Literal["squash", "crop", "pad"]] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+_FITS: dict[Any, Fit] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
 _FILTERS: dict[Any, Literal["bilinear", "bicubic", "lanczos"]] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 __all__ = ["export_clip", "export_towers", "is_clip", "is_towers"]
