@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,9 @@ class DataConfig(Table):
     with itself and its near-duplicates, seen anew."""
     category: str | None = None
     """The CSV column of the super-class. With folders it is found."""
+    maker: str | None = None
+    """A regular expression on file names whose group tells who made a picture: one-shot episodes then have a support by
+    one maker and queries by another."""
     split: Literal["class", "category", "picture"] = "class"
     """What stays together when pictures are held out: whole classes, whole super-classes, or nothing."""
     validation: Annotated[float, Field(ge=0, lt=0.9)] = 0.15
@@ -151,6 +155,9 @@ class SamplerConfig(Table):
     """With kind "category": super-classes at a time."""
     share: Share = 0.7
     """With kind "category": share of such batches; the others draw from all classes."""
+    same_makers: bool = False
+    """With kinds "classes" and "category": the pictures of all classes in a batch are by the same K makers, whom
+    data.maker tells. With loss "n_pairs", no negative is of another hand than the positive."""
     pairs: Annotated[int, Field(ge=2)] = 64
     """With kind "pairs" or "triplets": how many of them in a batch."""
 
@@ -281,9 +288,6 @@ class ValidationConfig(Table):
     """Classes of an episode."""
     within_category: bool = True
     """The classes of an episode come from one super-class."""
-    maker: str | None = None
-    """A regular expression on file names whose group tells who made a picture: the support of an episode is by one
-    maker, the queries are by another."""
 
 
 class ViewsConfig(Table):
@@ -436,6 +440,10 @@ class TrainConfig(Table):
 
     def _name_problems(self) -> list[str]:
         found = [] if self.data.root else ["data.root is missing: the folder of pictures, or a CSV file"]
+        try:
+            re.compile(self.data.maker or "")
+        except re.error as error:
+            found.append(f"data.maker {self.data.maker!r} is not a regular expression: {error}")
         if unknown := nearest(self.network.name):
             found.append(f"network.name {unknown}")
         else:
@@ -497,6 +505,14 @@ class TrainConfig(Table):
                 f"loss {kind!r} needs sampler.pictures of at least 2: a picture is alike with itself, augmented anew",
             ),
             (
+                self.sampler.same_makers and self.data.maker is None,
+                "sampler.same_makers needs data.maker: a regular expression on file names whose group is the maker",
+            ),
+            (
+                self.sampler.same_makers and self.sampler.kind not in ("classes", "category"),
+                f'sampler.same_makers goes with sampler.kind "classes" or "category", not {self.sampler.kind!r}',
+            ),
+            (
                 self.data.labels == "none" and self.sampler.kind != "every",
                 f'data.labels = "none" knows no classes to draw, and sampler.kind is {self.sampler.kind!r}: '
                 'write sampler.kind = "every"',
@@ -513,7 +529,7 @@ class TrainConfig(Table):
             ),
             (
                 self.memory.size > 0 and not getattr(loss, "takes_references", True),
-                f"[memory] is of no use to loss {kind!r}, which compares with centres of its own",
+                f"[memory] is of no use to loss {kind!r}, which looks at its batch or at centres of its own",
             ),
             (
                 not network.normalise and self.miner is not None and self._mines("distance_weighted"),

@@ -51,6 +51,7 @@ __all__ = [
     "LearnedMetric",
     "Loss",
     "MultiHinge",
+    "NPairs",
     "NTXent",
     "NoLoss",
     "PairContrastive",
@@ -262,6 +263,41 @@ class NTXent(Loss):
         return mean(costs, classes.present, "all") + nothing(rows)
 
 
+class NPairs(Loss):
+    """Multi-class N-pair loss of cosines: Sohn (2016); the episodes of matching networks (Vinyals et al. 2016).
+
+    The first pictures of all classes in the batch are one round, the second ones another, and so on. For every ordered
+    pair of rounds, each picture of the one asks which picture of the other is of its class: the mean over these
+    questions of -log(exp(s(a,p) / t) / Σ exp(s / t)), s the cosine and the sum over the other round. With K pictures of
+    each of P classes these are K (K - 1) one-shot episodes of P ways. Where a sampler puts the pictures of one maker
+    into one round, no negative is of another hand than the positive, as when such an episode is asked.
+
+    A class that is missing from the other round asks nothing there, and is still a wrong answer in its own.
+
+    Args:
+        temperature: t, above 0.
+    """
+
+    takes_references: ClassVar[bool] = False
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        self.temperature = at_least("temperature", temperature, 0, above=True)
+
+    def _of_batch(self, rows: torch.Tensor, labels: torch.Tensor, references: References | None) -> torch.Tensor:
+        unit = functional.normalize(rows)
+        alike = labels[:, None] == labels
+        rounds = alike.tril(-1).sum(1)  # how many of its class stand before it
+        costs = []
+        for number in range(int(rounds.max()) + 1):
+            there = rounds == number
+            asks = alike[:, there].any(1) & ~there
+            answers = alike[asks][:, there].to(torch.int8).argmax(1)
+            logits = unit[asks] @ unit[there].T / self.temperature
+            costs.append(functional.cross_entropy(logits, answers, reduction="none"))
+        return torch.cat(costs).sum() / max(1, sum(map(len, costs))) + nothing(rows)
+
+
 def _logits(
     rows: torch.Tensor, labels: torch.Tensor, references: References | None, temperature: float
 ) -> tuple[torch.Tensor, Classes]:
@@ -368,6 +404,7 @@ LOSSES: dict[str, type[Loss]] = {
     "contrastive": Contrastive,
     "supervised_contrastive": SupervisedContrastive,
     "nt_xent": NTXent,
+    "n_pairs": NPairs,
     "triplet": Triplet,
     "all_triplets": AllTriplets,
     "cross_entropy": CrossEntropy,

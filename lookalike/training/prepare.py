@@ -129,7 +129,7 @@ def prepare(config: TrainConfig, place: RunFolder, group: Group) -> Material:
             caches += [decoded(copies)] if copies else []
             paths += copies
         else:
-            judge = _fewer(_judge(config.validation, found.examples, labels, parts[side]), most)
+            judge = _fewer(_judge(config.validation, config.data.maker, found.examples, labels, parts[side]), most)
         asked.append(judge)
     if config.teacher.bundles:
         train = parts["train"]
@@ -246,29 +246,36 @@ def _sampler(
             return batch(rows, triplets=(a, p, n))
 
         return draw_triplets, classes, []
+    makers = _makers(config.data.maker, inside.examples) if table.same_makers else None
     if table.kind == "category":
         categories = _numbers([example.category for example in inside.examples])
         balanced: Any = WithinCategory(
             own, categories, classes=table.classes, pictures=table.pictures, groups=table.categories,
-            share=table.share, seed=seed,
+            share=table.share, seed=seed, makers=makers,
         )  # fmt: skip
     else:
-        balanced = ClassBalanced(own, classes=table.classes, pictures=table.pictures, seed=seed)
+        balanced = ClassBalanced(own, classes=table.classes, pictures=table.pictures, seed=seed, makers=makers)
     return lambda number: batch(balanced.batch(number)), classes, [balanced.note]
 
 
-def _judge(table: ValidationConfig, examples: Sequence[Example], labels: Rows, rows: Rows) -> Judge | None:
+def _judge(
+    table: ValidationConfig, maker: str | None, examples: Sequence[Example], labels: Rows, rows: Rows
+) -> Judge | None:
     if not len(rows):
         return None
     chosen = [examples[row] for row in rows]
     categories = _numbers([example.category for example in chosen]) if table.within_category else None
-    makers = None
-    if table.maker is not None:
-        found = [re.search(table.maker, os.path.basename(example.path)) for example in chosen]  # noqa: PTH119
-        if not all(found) or not found[0] or not found[0].groups():
-            raise ConfigError([f"validation.maker {table.maker!r} must match every file name, and have a group"])
-        makers = _numbers([match.group(1) for match in found if match])
-    return Judge(rows, labels[rows], categories, makers, table.way, table.episodes)
+    return Judge(rows, labels[rows], categories, _makers(maker, chosen), table.way, table.episodes)
+
+
+def _makers(maker: str | None, examples: Sequence[Example]) -> Rows | None:
+    """Who made each picture, as its file name tells."""
+    if maker is None:
+        return None
+    found = [re.search(maker, os.path.basename(example.path)) for example in examples]  # noqa: PTH119
+    if not all(found) or not found[0] or not found[0].groups():
+        raise ConfigError([f"data.maker {maker!r} must match every file name, and have a group"])
+    return _numbers([match.group(1) for match in found if match])
 
 
 def _fewer(judge: Judge | None, most: int) -> Judge | None:

@@ -33,6 +33,9 @@ class ClassBalanced:
         classes: P, classes in a batch.
         pictures: K, pictures of each class.
         seed: of everything drawn.
+        makers: (n,) of any one type, or None: who made each picture. With it, the K pictures of every class in a batch
+            are by the same K makers, in the same order, as far as a class has pictures by them; a maker is as likely as
+            there are classes in the batch that it made pictures of.
 
     Attributes:
         size: pictures in a batch.
@@ -44,8 +47,8 @@ class ClassBalanced:
         ConfigError: fewer than P classes with two pictures, or P or K too small to learn from.
     """
 
-    def __init__(self, labels: Any, *, classes: int, pictures: int, seed: int) -> None:
-        self._classes = _Classes(labels)
+    def __init__(self, labels: Any, *, classes: int, pictures: int, seed: int, makers: Any = None) -> None:
+        self._classes = _Classes(labels, makers)
         _check_sizes(self._classes, classes, pictures)
         self._seed = seed
         self._passes = _Passes(len(self._classes.usable), classes, seed)
@@ -113,6 +116,7 @@ class WithinCategory:
         seed: of everything drawn.
         groups: categories in a batch, 1 or more.
         share: of the batches that are drawn from few categories, in [0, 1].
+        makers: as for `ClassBalanced`.
 
     Attributes: as `ClassBalanced`.
 
@@ -130,11 +134,12 @@ class WithinCategory:
         seed: int,
         groups: int = 1,
         share: float = 0.7,
+        makers: Any = None,
     ) -> None:
-        self._all = ClassBalanced(labels, classes=classes, pictures=pictures, seed=seed)
+        self._all = ClassBalanced(labels, classes=classes, pictures=pictures, seed=seed, makers=makers)
         self.size, self.batches = self._all.size, self._all.batches
         self.skipped, self.note = self._all.skipped, self._all.note
-        self._classes = _Classes(labels)
+        self._classes = _Classes(labels, makers)
         self._wanted, self._pictures, self._seed = classes, pictures, seed
         self._groups, self._share = groups, share
         kinds = _numbers(categories, len(self._classes.numbers), "categories")
@@ -290,7 +295,8 @@ def _check_sizes(labels: _Classes, classes: int, pictures: int) -> None:
 class _Classes:
     """Labels as classes: `members` holds the rows of each, `usable` the numbers of those with two rows or more."""
 
-    def __init__(self, labels: Any) -> None:
+    def __init__(self, labels: Any, makers: Any = None) -> None:
+        self.makers = None if makers is None else _numbers(makers, len(labels), "makers")
         self.numbers = _numbers(labels, len(labels), "labels")
         order = np.argsort(self.numbers, kind="stable")
         sizes = np.bincount(self.numbers)
@@ -305,9 +311,24 @@ class _Classes:
         return f"{self.lonely:,} of {len(self.members):,} classes have one picture, and {consequence}"
 
     def pictures(self, chosen: Sequence[int] | Rows, count: int, dice: np.random.Generator) -> Rows:
-        """`count` rows of each of the chosen classes."""
+        """`count` rows of each of the chosen classes; with makers, the k-th row of each by the same one if possible."""
         members = [self.members[number] for number in chosen]
-        return np.concatenate([rows[_draw(len(rows), count, dice)] for rows in members])
+        if self.makers is None:
+            return np.concatenate([rows[_draw(len(rows), count, dice)] for rows in members])
+        made = np.bincount(np.concatenate([np.unique(self.makers[rows]) for rows in members]))
+        known = min(count, int(np.count_nonzero(made)))
+        drawn = dice.choice(len(made), size=known, replace=False, p=made / made.sum())
+        return np.concatenate([self._by(drawn, dice.permutation(rows), count) for rows in members])
+
+    def _by(self, drawn: Rows, rows: Rows, count: int) -> Rows:
+        """`count` of the shuffled rows, the k-th by the k-th maker drawn; where there is none by it, any other."""
+        assert self.makers is not None
+        names = self.makers[rows]
+        first = [int(found[0]) if len(found := np.flatnonzero(names == maker)) else -1 for maker in drawn]
+        first += [-1] * (count - len(first))
+        others = [place for place in range(len(rows)) if place not in first]
+        others += list(range(len(rows))) * count  # only a class of fewer than `count` pictures gets there
+        return rows[[place if place >= 0 else others.pop(0) for place in first]]
 
 
 def _numbers(values: Any, count: int, what: str) -> Rows:

@@ -261,6 +261,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     },
     "distance-weighted": {"loss": {"kind": "triplet"}, "miner": {"kind": "distance_weighted"}},
     "nt-xent": {"loss": {"kind": "nt_xent"}},
+    "n-pairs": {"loss": {"kind": "n_pairs"}},
     "cross-entropy": {"loss": {"kind": "cross_entropy"}},
     "hinge": {"loss": {"kind": "multi_hinge"}},
     "proxy-anchor": {"loss": {"kind": "proxy_anchor"}},

@@ -24,6 +24,7 @@ from lookalike.training.losses import (
     CrossEntropy,
     LearnedMetric,
     MultiHinge,
+    NPairs,
     NTXent,
     PairContrastive,
     ProxyAnchor,
@@ -448,7 +449,45 @@ def test_contrast_by_softmax_is_its_loop(loss, loop, sizes, referenced):
     )
 
 
-@pytest.mark.parametrize("loss", [SupervisedContrastive(1e-3), NTXent(1e-3)], ids=["supervised", "nt-xent"])
+def loop_n_pairs(rows, labels, temperature):
+    rows, rounds, costs = functional.normalize(rows), {}, []
+    for row, label in enumerate(labels.tolist()):
+        seen = sum(label == labels[before].item() for before in range(row))
+        rounds.setdefault(seen, {})[label] = row
+    for one, asking in rounds.items():
+        for other, gallery in rounds.items():
+            for label in asking if one != other else ():
+                if label in gallery:
+                    weights = {
+                        name: (rows[asking[label]] @ rows[at] / temperature).exp() for name, at in gallery.items()
+                    }
+                    costs.append(-(weights[label] / sum(weights.values())).log())
+    return sum(costs) / len(costs)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_n_pairs_is_its_loop(sizes):
+    """Rounds of first, second, … pictures; every ordered pair of rounds; classes that are missing from some."""
+    rows, labels = a_batch(sizes, unit=False)
+
+    check_equal(lambda x: NPairs(0.3)(x, labels), lambda x: loop_n_pairs(x, labels, 0.3), rows)
+
+
+def test_n_pairs_is_a_one_shot_episode():
+    """Two pictures a class: cross-entropy of one side among the other, and back, as in matching networks."""
+    rows, _ = a_batch([2] * 6, unit=False)
+    labels = torch.arange(6).repeat(2)
+
+    def episode(x):
+        logits = functional.normalize(x[:6]) @ functional.normalize(x[6:]).T / 0.2
+        return (functional.cross_entropy(logits, labels[:6]) + functional.cross_entropy(logits.T, labels[:6])) / 2
+
+    check_equal(lambda x: NPairs(0.2)(x, labels), episode, rows)
+
+
+@pytest.mark.parametrize(
+    "loss", [SupervisedContrastive(1e-3), NTXent(1e-3), NPairs(1e-3)], ids=["supervised", "nt-xent", "n-pairs"]
+)
 def test_a_small_temperature_does_not_overflow(loss):
     """exp(1000) is infinite in float32; the loss and its gradient are not."""
     rows, labels = a_batch(SIZES["even"], dtype=torch.float32)
@@ -629,6 +668,20 @@ def test_equal_to_pytorch_metric_learning(name, referenced):
     )
 
 
+def test_n_pairs_is_equal_to_pytorch_metric_learning():
+    """Its loss asks one way, one pair a class: first pictures among the second ones, then the reverse."""
+    from pytorch_metric_learning import distances, losses
+
+    rows, _ = a_batch([2] * 6, unit=False)
+    labels, places = torch.arange(6).repeat(2), torch.arange(12)
+    peer, none = losses.NPairsLoss(distance=distances.CosineSimilarity()), places[:0]
+    ways = [(places[:6], places[6:], none, none), (places[6:], places[:6], none, none)]
+
+    check_equal(
+        lambda x: NPairs(1.0)(x, labels), lambda x: sum(peer(x, labels, way) for way in ways) / 2, rows, rtol=1e-7
+    )
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_triplet_is_equal_to_pytorch_metric_learning(soft):
     """Over given triplets, hard and soft."""
@@ -745,7 +798,7 @@ def test_an_empty_batch_costs_nothing_over_classes(name):
     assert value.requires_grad and value.item() == 0
 
 
-@pytest.mark.parametrize("name", ["contrastive", "triplet", "all_triplets", "nt_xent"])
+@pytest.mark.parametrize("name", ["contrastive", "triplet", "all_triplets", "nt_xent", "n_pairs"])
 def test_a_batch_of_one_class_has_a_finite_gradient(name):
     """Without negatives triplets and NT-Xent cost nothing; contrastive pulls."""
     rows, labels = a_batch([5])
@@ -831,6 +884,7 @@ def test_shapes_that_do_not_fit_are_refused(wrong, message):
         (lambda: CrossEntropy(2, 2, temperature=0), "temperature must be above 0"),
         (lambda: SupervisedContrastive(-1), "temperature must be above 0, got -1"),
         (lambda: NTXent(0), "temperature must be above 0"),
+        (lambda: NPairs(0), "temperature must be above 0"),
         (lambda: Triplet(-0.1), "margin must be at least 0, got -0.1"),
         (lambda: AllTriplets(distance="cosine"), "squared, euclidean, got 'cosine'"),
         (lambda: Contrastive(reduction="sum"), "nonzero or all, got 'sum'"),

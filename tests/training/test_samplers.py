@@ -15,6 +15,7 @@ from lookalike.training.samplers import BalancedPairs, ClassBalanced, EveryPictu
 SIZES = [3 + n % 6 for n in range(12)] + [1, 1]
 LABELS = np.random.default_rng(0).permutation(np.repeat([f"c{n:02}" for n in range(14)], SIZES))
 CATEGORIES = np.array([f"k{int(label[1:]) // 3}" for label in LABELS])
+MAKERS = np.random.default_rng(2).integers(0, 4, len(LABELS))
 TRIPLETS = np.random.default_rng(1).integers(0, 30, (25, 3))
 
 
@@ -26,6 +27,7 @@ def samplers(seed):
         BalancedPairs(LABELS, pairs=9, seed=seed, explicit=np.array([[0, 1, 1], [0, 2, 1], [3, 4, 0]])),
         ExplicitTriplets(TRIPLETS, count=10, seed=seed),
         EveryPicture(23, distinct=5, copies=2, seed=seed),
+        WithinCategory(LABELS, CATEGORIES, classes=4, pictures=3, groups=2, seed=seed, makers=MAKERS),
     ]
 
 
@@ -33,7 +35,7 @@ def flat(batch):
     return np.concatenate([np.ravel(part) for part in (batch if isinstance(batch, tuple) else (batch,))], axis=None)
 
 
-@pytest.mark.parametrize("kind", range(6))
+@pytest.mark.parametrize("kind", range(7))
 def test_a_batch_follows_from_seed_and_step(kind):
     """Another sampler of the same seed gives the same batch of any step, in any order; other seeds and steps differ."""
     steps = [0, 1, 2, 17, 1000]
@@ -84,6 +86,36 @@ def test_all_pictures_are_equally_likely():
         share = 4 / size
         spread = np.sqrt(2000 * share * (1 - share))
         assert np.abs(counts[labels == number] - 2000 * share).max() <= 5 * spread
+
+
+def test_the_same_makers_in_the_same_order():
+    """Where every maker drew every class, the k-th picture of all classes is by one maker; all makers come."""
+    labels, makers = np.repeat(np.arange(6), 5), np.tile(np.array(list("abcde")), 6)
+    shuffled = np.random.default_rng(3).permutation(30)
+    labels, makers = labels[shuffled], makers[shuffled]
+    sampler, seen = ClassBalanced(labels, classes=4, pictures=3, seed=0, makers=makers), Counter()
+    for step in range(200):
+        rows = sampler.batch(step)
+        drawn = makers[rows].reshape(4, 3)
+        assert (drawn == drawn[0]).all() and len(set(drawn[0])) == 3
+        assert (labels[rows].reshape(4, 3) == labels[rows].reshape(4, 3)[:, :1]).all()
+        seen.update(drawn[0])
+    assert set(seen) == set("abcde") and all(100 < times < 140 for times in seen.values())
+
+
+@pytest.mark.parametrize("pictures", [2, 3, 7])
+def test_makers_who_did_not_draw_everything(pictures):
+    """A class without a picture by the maker drawn gives another of its own, never one picture twice if it has enough;
+    all its pictures come.
+    """
+    sampler, seen = ClassBalanced(LABELS, classes=4, pictures=pictures, seed=0, makers=MAKERS), set()
+    for step in range(300):
+        rows = sampler.batch(step).reshape(4, pictures)
+        for block in rows:
+            assert len(set(LABELS[block])) == 1
+            assert len(set(block)) == min(pictures, Counter(LABELS)[LABELS[block[0]]])
+        seen.update(rows.ravel().tolist())
+    assert len(seen) == sum(SIZES) - 2
 
 
 def test_lonely_classes_are_said():
