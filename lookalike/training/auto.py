@@ -112,11 +112,11 @@ def _unlabelled(root: str | os.PathLike[str], count: int) -> dict[str, Any]:
         "network": _default(),
         "augment": AGAIN,
         "sampler": {"kind": "every", "classes": int(np.clip(count // 4, 2, 64)), "pictures": 2},
-        "loss": {"kind": "nt_xent", "temperature": 0.1},
+        "loss": {"kind": "nt_xent", "temperature": 0.05},
         # What it knows of kinds of things, copies do not ask for: it is its own teacher, lest it forget.
         "teacher": {"bundles": ["default"], "weight": 2.0},
         "optimizer": {"rate": 5e-4, "weight_decay": 0.01, "ema": 0.99},
-        "loop": {"steps": 100_000, "minutes": 10.0, "validate_every": 200},
+        "loop": {"steps": 100_000, "minutes": 10.0, "validate_every": 200, "small_scale": 0.7, "small_until": 0.6},
     }
 
 
