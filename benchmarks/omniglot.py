@@ -60,6 +60,10 @@ TABLE = {
         'miner={schedule = [[0.0, "random"], [0.2, "semi_hard"], [0.6, "hard"]]}',
     ],
     "triplet, all (exact)": ['loss={kind = "all_triplets", margin = 0.2}'],
+    "N-pairs, batches by the same drawers": [
+        'loss={kind = "n_pairs", temperature = 0.05}',
+        "sampler.same_makers=true",
+    ],
     "supervised contrastive": [],
 }
 

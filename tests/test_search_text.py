@@ -210,7 +210,8 @@ def test_the_commands(encoder: Encoder, folder: Path, tmp_path: Path, capsys) ->
     main(["search", str(location), "--text", "red", "-k", "1", "--json", "--html", str(tmp_path / "found.html")])
     line = json.loads(capsys.readouterr().out)
     assert line["query"] == "red" and Path(line["key"]) == folder / "plain" / "red.png"
-    assert "red" in (tmp_path / "found.html").read_text()
+    page = (tmp_path / "found.html").read_text()
+    assert "red" in page and "1 question, cosine" in page
     green = str(folder / "plain" / "green.png")
     main(["search", str(location), green, "--text", "red", "-k", "1", "--weight", "0.5", "--where", "category=plain"])
     assert "olive.png" in capsys.readouterr().out

@@ -287,7 +287,8 @@ def _write_sheet(answers: Sequence[_Answered], file: str, location: str, show: b
     from lookalike.sheet import Strip, contact_sheet
 
     strips = [Strip(label, picture, hits) for label, picture, hits in answers]
-    write_text(file, contact_sheet(strips, f"Lookalikes in {location}", f"{len(strips)} questions, cosine similarity"))
+    asked = "1 question" if len(strips) == 1 else f"{len(strips):,} questions"
+    write_text(file, contact_sheet(strips, f"Lookalikes in {location}", f"{asked}, cosine similarity"))
     if show:
         webbrowser.open(Path(file).resolve().as_uri())
 
