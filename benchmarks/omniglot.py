@@ -3,7 +3,7 @@
     python benchmarks/omniglot.py table --pictures images_background --minutes 5 [--seeds 0] [--threads 2]
     python benchmarks/omniglot.py seeds --pictures images_background --minutes 27 --seeds 0 1 2
     python benchmarks/omniglot.py ask --pictures DIR --model BUNDLE [--maker '_(\\d+)\\.']
-    python benchmarks/omniglot.py hausdorff --pictures DIR [--episodes 50]
+    python benchmarks/omniglot.py hausdorff --pictures DIR [--episodes 30]
 
 Everything runs through the product: `configs/omniglot.toml`, changed by overrides, `train`, and the verdict of its own
 report. An episode is 20 characters of one held-out alphabet, one picture each by one drawer as support and the same
@@ -133,7 +133,11 @@ def ask(options: argparse.Namespace) -> None:
     encoder = Encoder.load(options.model)
     vectors = encoder.images(drawings.paths, strict=True)
     values = one_shot(
-        vectors, drawings.labels, categories=drawings.alphabets, makers=drawings.drawers, episodes=options.episodes
+        vectors,
+        drawings.labels,
+        categories=drawings.alphabets,
+        makers=drawings.drawers,
+        episodes=options.episodes or 4000,
     )
     print(f"{encoder.name}: one-shot {mean_interval(values)} over {len(values)} episodes, {len(vectors)} pictures\n")
     print("| alphabet | characters | one-shot | drawers: worst, median, best | pairs never told apart |")
@@ -186,7 +190,7 @@ def hausdorff(options: argparse.Namespace) -> None:
     drawings, dice, means = Drawings.of(options.pictures, options.maker), np.random.default_rng(0), []
     for alphabet, table in drawings.tables():
         right = []
-        for _ in range(options.episodes):
+        for _ in range(options.episodes or 30):
             characters = dice.permutation(table.shape[1])[:WAY]
             drawers = dice.permutation(len(table))[:2]
             support, asked = ([ink(drawings.paths[row]) for row in table[drawer, characters]] for drawer in drawers)
@@ -238,7 +242,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--maker", default=r"_(\d+)\.")
-    parser.add_argument("--episodes", type=int, default=4000)
+    parser.add_argument("--episodes", type=int, help="ask: 4,000 of all; hausdorff: 30 of each alphabet")
     options = parser.parse_args()
     if options.what in ("ask", "hausdorff"):
         return ask(options) if options.what == "ask" else hausdorff(options)
