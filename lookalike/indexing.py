@@ -9,15 +9,12 @@ For another encoder an index is made anew beside the old one, and takes its plac
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from lookalike.encoder import Encoded, Encoder
 from lookalike.errors import ImageError, IndexUnavailable
 from lookalike.images import Pixels, facts, read_bytes, shown
 from lookalike.index import MEMORY, open_index
+from lookalike.index._swap import beside, finish_swap, take_place, unmark
 from lookalike.index.base import Index, Payload
 from lookalike.vectors import Vectors
 
@@ -279,8 +277,9 @@ def rebuild_index(
     """Make the index in a folder anew with another encoder, beside the old one, and put it in its place.
 
     Whoever has the old index open goes on with it; whoever opens the place finds either the old or the new one,
-    complete. The old one stays beside it, so that nothing is lost, entries whose file has gone among it. Interrupt it
-    and run it again: it goes on where it was.
+    complete. The old one stays beside it, so that nothing is lost, entries whose file has gone among it. Interrupt it,
+    or kill it, and run it again: it goes on where it was. Killed while the two changed places, it is finished by the
+    next opening or the next run, whichever comes first.
 
     Args:
         location: the folder of the index.
@@ -292,7 +291,8 @@ def rebuild_index(
 
     Raises:
         IndexUnavailable: no index there, in use, or not a folder (a collection of a server is changed by filling a new
-            collection and naming that); or an index from an earlier rebuild stands where the old one is to go.
+            collection and naming that); an index from an earlier rebuild stands where the old one is to go; or the
+            folders may not be renamed.
     """
     place = os.fspath(location)
     if place == MEMORY or place.startswith(("http://", "https://")):
@@ -301,10 +301,18 @@ def rebuild_index(
             "use that one's address"
         )
     folder = Path(place)
-    new, before = (folder.with_name(f"{folder.name}.{end}") for end in ("new", "before"))
+    new, before = beside(folder)
+    with _renaming(folder):
+        finished = finish_swap(folder)
+    if finished:
+        with closing(open_index(folder, read_only=True)) as index:
+            if (index.meta.get("encoder") or {}).get("fingerprint") == encoder.fingerprint:
+                return Summary(unchanged=len(index)), before
     if before.exists():
         raise IndexUnavailable(f"{before} is in the way: it holds the index from before the last rebuild; remove it")
     with closing(open_index(folder)) as old:  # open for writing: nobody adds what would then be missing
+        with _renaming(folder):
+            unmark(new)
         meta = {**old.meta, "encoder": encoder.describe()}
         declared: dict[str, Any] = {
             "fields": getattr(old, "fields", None),
@@ -319,19 +327,17 @@ def rebuild_index(
                 for item in old.scan()
             )
             summary = update_index(made, encoder, listed, progress=progress)
-    _exchange(new, folder)
-    new.rename(before)
+    with _renaming(folder):
+        take_place(folder)
     return summary, before
 
 
-def _exchange(new: Path, old: Path) -> None:
-    """Two folders swap names: at once where the system can, else with a moment in which neither is there."""
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):  # an old C library or file system cannot
-            rename, here, exchange = ctypes.CDLL(None, use_errno=True).renameat2, -100, 2
-            if rename(here, os.fsencode(new), here, os.fsencode(old), exchange) == 0:
-                return
-    aside = old.with_name(f"{old.name}.aside")
-    old.rename(aside)
-    new.rename(old)
-    aside.rename(new)
+@contextmanager
+def _renaming(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise IndexUnavailable(
+            f"a new index cannot take the place of {folder}: {error}; see that "
+            "folders there can be renamed, and run this again"
+        ) from error

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lookalike.indexing
 from lookalike.catalogue import rows
 from lookalike.encoder import Encoder
 from lookalike.errors import EncoderMismatch, ImageError, IndexUnavailable
-from lookalike.index import open_index
+from lookalike.index import _swap, open_index
 from lookalike.index.base import Index
 from lookalike.indexing import Summary, rebuild_index, update_index
 
@@ -318,6 +322,183 @@ def test_a_rebuild_drops_nothing_silently(tiny: Encoder, folder: Path, tmp_path:
     assert [error.reason for error in summary.skipped] == ["no such file"]
     with closing(open_index(before, read_only=True)) as old:
         assert len(old) == 10
+
+
+# What a child does: puts a copy of a finished index in its place, again and again, killed each time one line later.
+KILLED = """
+    import os, signal, subprocess, sys
+    from pathlib import Path
+    from lookalike.index import _swap
+
+    top = Path(sys.argv[1])
+    if sys.argv[2] == "two renames":
+        _swap._exchanged = lambda new, old: False
+    for line in range(1000):
+        copy = top / f"killed{line}"
+        subprocess.run(["cp", "-R", top / "ready", copy], check=True)  # keeps the holes of the engine's files
+        if (child := os.fork()) == 0:
+            left = line
+
+            def trace(frame, event, argument):
+                global left
+                if frame.f_code.co_filename != _swap.__file__:
+                    return None
+                if event == "line" and (left := left - 1) < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return trace
+
+            sys.settrace(trace)
+            _swap.take_place(copy / "pictures.index")
+            os._exit(0)
+        if os.waitpid(child, 0)[1] == 0:
+            print(line)
+            break
+"""
+
+
+@pytest.fixture
+def ready(tiny: Encoder, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An index, and beside it the new one, complete, that has not taken its place: as by a kill right before."""
+    place = tmp_path / "ready" / "pictures.index"
+    _made(place, tiny, folder)
+
+    def stop(place: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(lookalike.indexing, "take_place", stop)
+        rebuild_index(place, Encoder.default())
+    return place
+
+
+def _holds(place: Path, encoder: Encoder, folder: Path) -> bool:
+    """Whether the index is this encoder's; if so, wholly, with everything else that was in the old one."""
+    with closing(open_index(place, read_only=True)) as found:
+        if found.meta["encoder"]["fingerprint"] != encoder.fingerprint:
+            return False
+        check(found, encoder, folder)
+        assert found.meta["shop"] == "ours" and found.count({"category": "hats"}) == 5
+    return True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("how", ["at once", "two renames"])
+def test_killed_at_any_line_of_the_swap_the_next_opening_puts_it_right(
+    how: str, ready: Path, tiny: Encoder, default_encoder: Encoder, folder: Path, tmp_path: Path
+) -> None:
+    """The place holds the old index or the new one, whole; the other one lies beside it; a next run ends the work."""
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), how], capture_output=True, text=True, check=True
+    )
+    lines, seen = int(told.stdout), set()
+    for line in range(lines + 1):
+        place = tmp_path / f"killed{line}" / "pictures.index"
+        new, before = _swap.beside(place)
+        state = ((place / _swap.MARK).exists(), (new / _swap.MARK).exists(), before.exists())
+        again = place.parent.with_name(
+            "again"
+        )  # where the first to come is who goes on with the work, not who searches
+        if line < lines and state not in seen:
+            subprocess.run(["cp", "-R", place.parent, again], check=True)
+            summary, kept = rebuild_index(again / place.name, default_encoder)
+            assert summary.encoded == 0 and kept == again / before.name, line
+            assert _holds(again / place.name, default_encoder, folder) and _holds(kept, tiny, folder), line
+            assert len(list(again.iterdir())) == 2, line
+            shutil.rmtree(again)
+        seen.add(state)
+
+        came = _holds(place, default_encoder, folder)
+
+        other, which = (before, tiny) if came else (new, default_encoder)
+        assert sorted(place.parent.iterdir()) == sorted((place, other)), line
+        assert came or _holds(place, tiny, folder), line
+        assert _holds(other, which, folder) and not (place / _swap.MARK).exists(), line
+        shutil.rmtree(place.parent)
+    # Marks in place and beside it, and whether the old one is where it is kept: every state was met.
+    half = (True, False, False) if how == "at once" else (False, True, True)
+    assert {(False, False, False), (False, True, False), half, (True, False, True), (False, False, True)} == seen
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that a cut left open
+@pytest.mark.parametrize("at_once", [True, False])
+def test_finishing_a_swap_may_be_cut_short_as_well(
+    at_once: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever two cuts, at any two lines, leave behind: the third goes to the same end, and no folder is lost."""
+
+    class Cut(BaseException):
+        pass
+
+    def cut(after: int, work, *given: Path) -> bool:
+        def trace(frame, event, argument):
+            nonlocal after
+            if frame.f_code.co_filename != _swap.__file__:
+                return None
+            if event == "line" and (after := after - 1) < 0:
+                raise Cut
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            work(*given)
+        except Cut:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    if not at_once:
+        monkeypatch.setattr(_swap, "_exchanged", lambda new, old: False)
+    ends, first, first_cut = [], 0, True
+    while first_cut:
+        second, second_cut = 0, True
+        while second_cut:
+            place = tmp_path / f"{first} {second}" / "x"
+            for path, told in ((place, "old"), (_swap.beside(place)[0], "new")):
+                path.mkdir(parents=True)
+                (path / "told").write_text(told)
+            first_cut = cut(first, _swap.take_place, place)
+            second_cut = cut(second, _swap.finish_swap, place)
+            _swap.finish_swap(place)
+            assert not _swap.finish_swap(place)  # nothing is left to do
+            marks = sorted(path.parent.name for path in place.parent.rglob(_swap.MARK))
+            names = {path.name: (path / "told").read_text() for path in place.parent.iterdir()}
+            assert (names, marks) in (
+                ({"x": "old", "x.new": "new"}, []),
+                ({"x": "old", "x.new": "new"}, ["x.new"]),
+                ({"x": "new", "x.before": "old"}, []),
+            ), (first, second)
+            ends.append(names["x"])
+            second += 1
+        first += 1
+    assert {"old", "new"} == set(ends) and first > 20
+
+
+def test_a_swap_is_finished_aloud_and_only_by_its_mark(
+    ready: Path, tiny: Encoder, default_encoder: Encoder, folder: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A line in the log. Folders of the same names without a mark, or with that of another place, stay as they are."""
+    new, before = _swap.beside(ready)
+    for mark in (None, b"another.index"):
+        if mark is not None:
+            (ready / _swap.MARK).write_bytes(mark)
+        assert _holds(ready, tiny, folder) and new.exists() and not before.exists() and not caplog.text
+
+    (ready / _swap.MARK).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(_swap, "_finish", lambda folder: None)
+        _swap.take_place(ready)
+    with monkeypatch.context() as patched:  # where nothing may be renamed, what stands there answers, and that is said
+        patched.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(PermissionError(13, "not allowed")))
+        assert _holds(ready, default_encoder, folder) and "cannot be finished" in caplog.text and "13" in caplog.text
+        with pytest.raises(IndexUnavailable, match=r"cannot take the place of .*not allowed.*run this again"):
+            rebuild_index(ready, default_encoder)
+    caplog.clear()
+    assert _holds(ready, default_encoder, folder) and _holds(before, tiny, folder)
+    [record] = caplog.records
+    assert record.name == "lookalike.index" and f"{ready}: its making anew" in record.getMessage()
 
 
 def test_only_a_folder_can_be_rebuilt(tiny: Encoder) -> None:

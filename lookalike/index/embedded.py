@@ -11,6 +11,7 @@ outside the graph have become so many that scanning them would be felt.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -40,10 +41,13 @@ from lookalike.index._points import (
     to_hits,
     to_stored,
 )
+from lookalike.index._swap import finish_swap, sync_folder
 from lookalike.index.base import Condition, FieldType, Hit, Item, Payload, Where, parse_where
 from lookalike.vectors import Vectors
 
 __all__ = ["EmbeddedIndex"]
+
+log = logging.getLogger("lookalike.index")
 
 FORMAT = 1
 SETTINGS, SHARD, NEW_SHARD, LOCK = "lookalike.json", "shard", "shard.new", "lookalike.lock"
@@ -130,6 +134,7 @@ class EmbeddedIndex:
         new = None
         if dim is not None and not read_only:
             new = _Settings(check_dim(dim), check_meta(meta), wanted, quantization)
+        self._finish_swap()
         try:
             self._check_folder(new is not None)
         except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
@@ -161,6 +166,13 @@ class EmbeddedIndex:
         return self._settings.quantization
 
     # Opening
+
+    def _finish_swap(self) -> None:
+        """What a killed rebuild left is put right; where that may not be, whatever has the name is opened."""
+        try:
+            finish_swap(self._folder)
+        except OSError as error:
+            log.warning("%s: its making anew was cut short and cannot be finished: %s", self.location, error)
 
     def _check_folder(self, create: bool) -> None:
         """Refuse a folder that is someone else's before a single file is written to it."""
@@ -248,7 +260,7 @@ class EmbeddedIndex:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._folder / SETTINGS)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as error:
             raise IndexUnavailable(f"cannot write to the index {self.location}: {error.strerror}") from error
 
@@ -527,12 +539,3 @@ def _term(clause: Clause) -> edge.FieldCondition:
     # The engine takes Python's True for the integer 1, but NumPy's for a bool.
     value = np.bool_(clause.value) if isinstance(clause.value, bool) else clause.value
     return edge.FieldCondition(clause.path, match=edge.MatchValue(value))  # type: ignore[arg-type]
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -300,7 +300,7 @@ def test_a_writer_killed_while_making_the_index(folder):
         embedded.{module} = dies
         open_index(sys.argv[1], dim=16, fields={{"word": "keyword"}})
     """
-    stages = [("_config", 1), ("_sync_folder", 1), ("_sync_folder", 2), ("json_path", 1), ("check_fields", 1)]
+    stages = [("_config", 1), ("sync_folder", 1), ("sync_folder", 2), ("json_path", 1), ("check_fields", 1)]
     for module, call in stages:
         shutil.rmtree(folder, ignore_errors=True)
         process = child(maker.format(module=module, call=call), folder)
