@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -19,7 +21,64 @@ from lookalike.errors import CheckpointError, TrainingError
 # Raised when what a checkpoint holds changes, so that an older run folder is refused and not misread.
 VERSION = 1
 
-__all__ = ["VERSION", "load_checkpoint", "save_checkpoint"]
+__all__ = ["VERSION", "Part", "Parts", "load_checkpoint", "restore_run", "save_checkpoint", "save_run"]
+
+
+class Part(Protocol):
+    """Of a run, what knows how to save itself: a network, an optimiser, an average, the collapse watch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Go on from what `state_dict` gave."""
+
+
+Parts = Mapping[str, Part | None]
+Numbers = TypeVar("Numbers")
+
+
+def save_run(path: Path, parts: Parts, numbers: Any) -> None:
+    """Write everything a run needs to go on.
+
+    Args:
+        path: the checkpoint.
+        parts: by name; None where a run has no such part.
+        numbers: a dataclass of plain data, what changes from step to step besides the parts; `step` is among it.
+
+    Raises:
+        TrainingError: as `save_checkpoint`.
+    """
+    saved = {name: None if part is None else part.state_dict() for name, part in parts.items()}
+    save_checkpoint(path, {**saved, "step": numbers.step, "state": asdict(numbers)})
+
+
+def restore_run(path: Path, parts: Parts, kind: type[Numbers]) -> Numbers | None:
+    """Bring the parts to where `save_run` left them.
+
+    Args:
+        path: the checkpoint.
+        parts: by the names under which they were saved.
+        kind: the class of the numbers.
+
+    Returns:
+        The numbers; None where nothing has been saved yet.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`; or it was saved by other parts than these.
+    """
+    if not path.exists():
+        return None
+    found = load_checkpoint(path)
+    try:
+        for name, part in parts.items():
+            if part is not None:
+                part.load_state_dict(found[name])
+        return kind(**found["state"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} does not fit this run ({error}): train into another folder"
+        ) from error
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +36,9 @@ import torch
 from torch import Tensor, nn
 
 from lookalike.encoder import cores
-from lookalike.errors import CheckpointError, ConfigError, TrainingError
+from lookalike.errors import ConfigError, TrainingError
 from lookalike.metrics import Values
-from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
+from lookalike.training.checkpoints import Parts, load_checkpoint, restore_run, save_checkpoint, save_run
 from lookalike.training.config import TrainConfig, read_config
 from lookalike.training.datasets import Prefetcher
 from lookalike.training.distributed import Group, share_batch_norm
@@ -418,16 +418,7 @@ class Run:
     def save(self) -> None:
         """Everything needed to go on."""
         if self.group.first:
-            state = {
-                "network": self.network.state_dict(),
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "average": None if self.average is None else self.average.state_dict(),
-                "step": self.state.step,
-                "state": asdict(self.state),
-                "watch": self.collapse.state(),
-            }
-            save_checkpoint(self.place.last, state)
+            save_run(self.place.last, self._parts(), self.state)
 
     def _keep(self) -> None:
         if self.group.first:
@@ -435,22 +426,19 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
-        if not self.place.last.exists():
-            return
-        found = load_checkpoint(self.place.last)
-        try:
-            self.network.load_state_dict(found["network"])
-            self.objective.load_state_dict(found["objective"])
-            self.optimizer.load_state_dict(found["optimizer"])
-            if self.average is not None:
-                self.average.load_state_dict(found["average"])
-            self.state = State(**found["state"])
-            self.collapse.restore(found["watch"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint {self.place.last} does not fit this run ({error}): train into another folder"
-            ) from error
-        self.place.forget_after(self.state.step)
+        found = restore_run(self.place.last, self._parts(), State)
+        if found is not None:
+            self.state = found
+            self.place.forget_after(found.step)
+
+    def _parts(self) -> Parts:
+        return {
+            "network": self.network,
+            "objective": self.objective,
+            "optimizer": self.optimizer,
+            "average": self.average,
+            "watch": self.collapse,
+        }
 
     def finish(self) -> Outcome:
         """Judge what was kept, write the report."""

@@ -24,7 +24,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from lookalike.metrics import Values
 from lookalike.ranking import first_ranks
 from lookalike.text import Hashing, Vocabulary
 from lookalike.training.bagofwords import Linear, ridge
-from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
+from lookalike.training.checkpoints import Parts, load_checkpoint, restore_run, save_checkpoint, save_run
 from lookalike.training.config import TrainConfig
 from lookalike.training.datasets import PixelCache
 from lookalike.training.folder import RunFolder
@@ -586,36 +586,20 @@ class Run:
         return optimizer_of(table, groups)
 
     def _save(self) -> None:
-        state = {
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "step": self.state.step,
-            "state": asdict(self.state),
-            "watch": self.collapse.state(),
-        }
-        save_checkpoint(self.place.last, state)
+        save_run(self.place.last, self._parts(), self.state)
 
     def _keep(self) -> None:
         state = {"learner": self._served().state_dict(), "step": self.state.step, "awake": self._awake()}
         save_checkpoint(self.place.best, state)
 
     def _resume(self) -> None:
-        if not self.place.last.exists():
-            return
-        found = load_checkpoint(self.place.last)
-        try:
-            self.learner.load_state_dict(found["learner"])
-            self.optimizer.load_state_dict(found["optimizer"])
-            if self.average is not None:
-                self.average.load_state_dict(found["average"])
-            self.state = State(**found["state"])
-            self.collapse.restore(found["watch"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint {self.place.last} does not fit this run ({error}): train into another folder"
-            ) from error
-        self.place.forget_after(self.state.step)
+        found = restore_run(self.place.last, self._parts(), State)
+        if found is not None:
+            self.state = found
+            self.place.forget_after(found.step)
+
+    def _parts(self) -> Parts:
+        return {"learner": self.learner, "optimizer": self.optimizer, "average": self.average, "watch": self.collapse}
 
     def _finish(self) -> Outcome:
         """Judge what was kept, write the report."""

@@ -84,13 +84,13 @@ class CollapseWatch:
                 messages.append(f"{sign} ({figures}): {advice}")
         return messages
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         healths = [(found.similarity, found.rank, found.active) for found in self._healths]
         return {"losses": list(self._losses), "healths": healths, "said": sorted(self._said)}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on watching where `state` was taken."""
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """Go on watching where `state_dict` was taken."""
         self._losses.extend(state["losses"])
         self._healths.extend(Health(*figures) for figures in state["healths"])
         self._said = set(state["said"])

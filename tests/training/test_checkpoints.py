@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from lookalike.errors import CheckpointError, TrainingError
 from lookalike.training import checkpoints
-from lookalike.training.checkpoints import load_checkpoint, save_checkpoint
+from lookalike.training.checkpoints import load_checkpoint, restore_run, save_checkpoint, save_run
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -88,3 +89,32 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "last.pt")
 
     assert not (tmp_path / "owned").exists()
+
+
+@dataclass
+class Numbers:
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Fewer:
+    step: int = 0
+
+
+def test_a_run_comes_back_whole_or_is_refused(tmp_path: Path) -> None:
+    """Each part by its name, and the numbers; none where nothing was saved; another run's are refused."""
+    last = tmp_path / "last.pt"
+    ours, theirs = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    assert restore_run(last, {"network": theirs, "average": None}, Numbers) is None
+
+    save_run(last, {"network": ours, "average": None}, Numbers(7, [0.5]))
+
+    assert restore_run(last, {"network": theirs, "average": None}, Numbers) == Numbers(7, [0.5])
+    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
+    assert load_checkpoint(last)["step"] == 7
+    for parts in ({"network": torch.nn.Linear(4, 2)}, {"average": theirs}, {"other": theirs}):
+        with pytest.raises(CheckpointError, match=r"(?s)last\.pt does not fit this run .*another folder"):
+            restore_run(last, parts, Numbers)
+    with pytest.raises(CheckpointError, match="does not fit this run"):
+        restore_run(last, {"network": theirs}, Fewer)

@@ -284,7 +284,7 @@ def test_a_complete_run_is_not_repeated_and_another_is_refused(
 
 
 def test_a_killed_run_goes_on_bit_for_bit(configured: Callable[..., TrainConfig], run: Path, tmp_path: Path) -> None:
-    """Stopped after 25 steps and run again, it ends with the same weights."""
+    """Stopped after 25 steps and run again, it ends with the same weights, and with what else it remembers."""
     config = configured(loop={"checkpoint_seconds": 0.0})
 
     class Killed(Exception):
@@ -298,8 +298,11 @@ def test_a_killed_run_goes_on_bit_for_bit(configured: Callable[..., TrainConfig]
         train_towers(config, tmp_path / "run", say=quiet, watch=kill)
     train_towers(config, tmp_path / "run", say=quiet)
 
-    ours, theirs = (torch.load(place / "last.pt", weights_only=True)["learner"] for place in (run, tmp_path / "run"))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    whole, again = (torch.load(place / "last.pt", weights_only=True) for place in (run, tmp_path / "run"))
+    ours, theirs = whole["learner"], again["learner"]
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert whole["watch"] == again["watch"] and whole["watch"]["losses"]
+    assert {**whole["state"], "spent": 0} == {**again["state"], "spent": 0}
 
 
 def test_the_bundle_answers_as_the_towers(run: Path, classes: Path, tmp_path: Path) -> None:
