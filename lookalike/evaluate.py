@@ -32,7 +32,7 @@ from lookalike.captions import read_captions
 from lookalike.catalogue import listed_path, read_table
 from lookalike.errors import ImageError, QueryError, ShapeError
 from lookalike.images import shown
-from lookalike.labels import labelled
+from lookalike.labels import Labelled, labelled, makers_of
 from lookalike.metrics import TIE, Interval, Numbers, Values, few_shot, mean_interval, paired_interval
 from lookalike.questions import inside, read_folders, read_pairs, read_roles, read_runs
 from lookalike.ranking import first_ranks, retrieval
@@ -279,36 +279,38 @@ def evaluate(
         CatalogueError: a list or a table is malformed; the message names file and line.
     """
     began = time.monotonic()
-    place = os.fspath(source)
-    options: dict[str, Any] = {"labels": None if labels is None else os.fspath(labels)}
-    if protocol in ("retrieval", "query-gallery"):
-        options |= {"group": group, "ks": tuple(ks), "full": full}
-        if folds is not None and protocol == "retrieval":
-            options |= {"folds": folds, "seed": seed}
-    elif protocol == "captions":
-        options = {"columns": () if labels is None else tuple(os.fspath(labels).split(","))}
-    elif protocol == "episodes":
-        options |= {"category": category, "way": way, "shot": shot, "episodes": episodes, "within": within}
-        options |= {"maker": maker, "seed": seed}
-    elif protocol == "lake":
-        options = {}
-    readers: dict[str, Callable[..., _Task]] = {
-        "retrieval": _retrieval, "query-gallery": _query_gallery, "episodes": _episodes, "lake": _lake, "pairs": _pairs,
-        "captions": partial(_captions, encoder),
+    words = None if labels is None else os.fspath(labels)
+    near = tuple(ks)
+    dealt: dict[str, Any] = {} if folds is None else {"folds": folds, "seed": seed}
+    # What a reader is given by name is told in the settings, unless it is None.
+    readers: dict[str, partial[_Task]] = {
+        "retrieval": partial(_retrieval, labels=words, group=group, ks=near, full=full, **dealt),
+        "query-gallery": partial(_query_gallery, labels=words, group=group, ks=near, full=full),
+        "episodes": partial(
+            _episodes, labels=words, category=category, way=way, shot=shot, episodes=episodes, within=within,
+            maker=maker, seed=seed,
+        ),
+        "lake": partial(_lake),
+        "pairs": partial(_pairs, labels=words),
+        "captions": partial(_captions, encoder, columns=() if words is None else tuple(words.split(","))),
     }  # fmt: skip
     if protocol not in readers:
         raise QueryError(f"no protocol {protocol}: choose one of {', '.join(PROTOCOLS)}")
-    task = readers[protocol](place, **options)
+    return _answered(encoder, os.fspath(source), protocol, readers[protocol], began)
+
+
+def _answered(encoder: Embedder, place: str, protocol: str, reader: partial[_Task], began: float) -> Results:
+    """Read the questions, encode their pictures, ask."""
+    task = reader(place)
     vectors, errors = _embed(encoder, task.paths)
     readable = np.array([error is None for error in errors])
     found = task.ask(vectors, readable)
-    settings = {"source": shown(place), **{name: value for name, value in options.items() if value is not None}}
-    name = getattr(encoder, "name", type(encoder).__name__)
     prints = {"fingerprint": encoder.fingerprint} if hasattr(encoder, "fingerprint") else {}
+    chosen = {name: value for name, value in reader.keywords.items() if value is not None}
     return Results(
         protocol=protocol,
-        settings=settings | task.settings,
-        encoder={"name": str(name), **prints},
+        settings={"source": shown(place)} | chosen | task.settings,
+        encoder={"name": str(getattr(encoder, "name", type(encoder).__name__)), **prints},
         measures={name: mean_interval(values) for name, values in found.answers.items()} | found.measures,
         answers=found.answers,
         pictures=len(task.paths),
@@ -358,32 +360,28 @@ class _Task:
 
 def _embed(encoder: Any, paths: Sequence[str]) -> tuple[Vectors, list[ImageError | None]]:
     """A unit vector for each picture, zeros where it cannot be read, and the error of each, or None."""
-    vectors: list[Any] = []
-    errors: list[ImageError | None] = []
     if hasattr(encoder, "stream"):
-        for outcome in encoder.stream(paths):
-            vectors.append(outcome.vector)
-            errors.append(outcome.error)
+        outcomes = [(outcome.vector, outcome.error) for outcome in encoder.stream(paths)]
     else:
-        for first in range(0, len(paths), BATCH):
-            some = paths[first : first + BATCH]
-            try:
-                vectors += list(_asked(encoder, some))
-                errors += [None] * len(some)
-            except ImageError:
-                for path in some:
-                    try:
-                        vectors += list(_asked(encoder, [path]))
-                        errors.append(None)
-                    except ImageError as error:
-                        vectors.append(None)
-                        errors.append(error)
-    readable = [vector for vector in vectors if vector is not None]
+        batches = [paths[first : first + BATCH] for first in range(0, len(paths), BATCH)]
+        outcomes = [outcome for some in batches for outcome in _outcomes(encoder, some)]
+    errors = [error for _, error in outcomes]
+    readable = [vector for vector, _ in outcomes if vector is not None]
     if not readable:
         raise QueryError(f"none of the {len(paths):,} pictures can be read: {errors[0] if errors else 'there is none'}")
     found = np.zeros((len(paths), len(readable[0])), dtype=np.float32)
     found[[error is None for error in errors]] = unit(np.stack(readable))
     return found, errors
+
+
+def _outcomes(encoder: Embedder, paths: Sequence[str]) -> list[tuple[Any, ImageError | None]]:
+    """A vector or an error for each picture. Where several fail at once, each is asked by itself: which one was it?"""
+    try:
+        return [(vector, None) for vector in _asked(encoder, paths)]
+    except ImageError as error:
+        if len(paths) == 1:
+            return [(None, error)]
+    return [outcome for path in paths for outcome in _outcomes(encoder, [path])]
 
 
 def _asked(encoder: Embedder, paths: Sequence[str]) -> Vectors:
@@ -416,21 +414,10 @@ def _size(path: str) -> int:
 
 
 def _retrieval(
-    place: str,
-    labels: str | None,
-    group: str | None,
-    ks: Sequence[int],
-    full: bool,
-    folds: int = 1,
-    seed: int = 0,
+    place: str, labels: str | None, group: str | None, ks: Sequence[int], full: bool, folds: int = 1, seed: int = 0
 ) -> _Task:
-    if labels == "none":
-        raise QueryError("labels none say nothing about who is alike: an evaluation needs labels")
-    found = labelled(place, labels or "folders")
-    paths = [example.path for example in found.examples]
-    label = np.array([example.label for example in found.examples])
+    found, paths, label = _labelled(place, labels)
     groups = None if group is None else groups_of(place, group, paths)
-
     fold = _folds(label, folds, seed)
 
     def ask(vectors: Vectors, readable: npt.NDArray[np.bool_]) -> _Found:
@@ -444,6 +431,16 @@ def _retrieval(
 
     known = {"labels": label, "groups": groups} if folds == 1 else {}
     return _Task(paths, ask, {"classes": len(np.unique(label))}, _lists(place, labels), found.notes, known)
+
+
+def _labelled(
+    place: str, labels: str | None, category: str | None = None
+) -> tuple[Labelled, list[str], npt.NDArray[Any]]:
+    """Pictures with labels, by folders where nothing is said; their paths, and the class of each."""
+    if labels == "none":
+        raise QueryError("labels none say nothing about who is alike: an evaluation needs labels")
+    found = labelled(place, labels or "folders", category=category)
+    return found, [example.path for example in found.examples], np.array([example.label for example in found.examples])
 
 
 def _folds(label: npt.NDArray[Any], folds: int, seed: int) -> Numbers:
@@ -572,17 +569,13 @@ def _episodes(
             f"episodes need at least 2 ways, 1 shot and 1 episode, and 1 shot with makers: got {way} ways, {shot} "
             f"shots, {episodes} episodes"
         )
-    if labels == "none":
-        raise QueryError("labels none say nothing about who is alike: an evaluation needs labels")
-    found = labelled(place, labels or "folders", category=category)
-    paths = [example.path for example in found.examples]
-    label = np.array([example.label for example in found.examples])
+    found, paths, label = _labelled(place, labels, category)
     kinds = np.array([example.category for example in found.examples])
     if within and not any(kinds):
         raise QueryError(f"{shown(place)} knows no super-classes: episodes across all classes need none")
     narrow = any(kinds) if within is None else within
     categories = kinds if narrow else None
-    makers = None if maker is None else _makers(maker, paths)
+    makers = None if maker is None else makers_of(maker, paths)
     sizes = Counter(zip(kinds if narrow else [""] * len(label), label, strict=True))
     most = max(Counter(kind for (kind, _), size in sizes.items() if size > shot).values(), default=0)
     if way > most:
@@ -604,19 +597,6 @@ def _episodes(
 
     settings = {"classes": len(np.unique(label)), "within": bool(narrow)}
     return _Task(paths, ask, settings, _lists(place, labels), found.notes, {"labels": label})
-
-
-def _makers(pattern: str, paths: Sequence[str]) -> npt.NDArray[Any]:
-    try:
-        finder = re.compile(pattern)
-    except re.error as error:
-        raise QueryError(f"maker {pattern!r} is no regular expression: {error}") from error
-    if not finder.groups:
-        raise QueryError(f"maker {pattern!r} needs a group, in brackets, that holds the maker")
-    found = [finder.search(os.path.basename(path)) for path in paths]  # noqa: PTH119
-    if None in found:
-        raise QueryError(f"maker {pattern!r} does not match the file name of {shown(paths[found.index(None)])}")
-    return np.array([match[1] or "" for match in found if match])
 
 
 # ── the runs of Lake et al. ──────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ whatever hangs together. What contradicts that, like whatever else is left out, 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lookalike.catalogue import Table, listed_path, read_table, rows
-from lookalike.errors import CatalogueError
+from lookalike.errors import CatalogueError, QueryError
 from lookalike.groups import Groups
 from lookalike.images import shown
 from lookalike.tables import is_table
@@ -30,7 +31,7 @@ _SIDE_NAMES = {name: name for name in SIDES} | {"training": "train", "val": "val
 _ANSWERS = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0}
 _PAIRS, _TRIPLETS = ("left", "right", "same"), ("anchor", "positive", "negative")
 
-__all__ = ["SIDES", "Example", "Labelled", "by_column", "by_folder", "labelled"]
+__all__ = ["SIDES", "Example", "Labelled", "by_column", "by_folder", "labelled", "makers_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,26 @@ def labelled(
             "pairs or triplets; a column name needs a CSV file in place of the folder"
         )
     return _checked(found, place)
+
+
+def makers_of(pattern: str, paths: Sequence[str]) -> npt.NDArray[np.str_]:
+    """Who made each picture: what the first group of `pattern`, a regular expression, finds in its file name.
+
+    (n,) text for n paths; "" where the group took no part in the match.
+
+    Raises:
+        QueryError: `pattern` is no regular expression, has no group, or does not match every file name.
+    """
+    try:
+        finder = re.compile(pattern)
+    except re.error as error:
+        raise QueryError(f"maker {pattern!r} is no regular expression: {error}") from error
+    if not finder.groups:
+        raise QueryError(f"maker {pattern!r} needs a group, in brackets, that holds the maker")
+    found = [finder.search(os.path.basename(path)) for path in paths]  # noqa: PTH119
+    if None in found:
+        raise QueryError(f"maker {pattern!r} does not match the file name of {shown(paths[found.index(None)])}")
+    return np.array([match[1] or "" for match in found if match], dtype=np.str_)
 
 
 def _unlabelled(root: str) -> Labelled:

@@ -218,6 +218,18 @@ def test_subwords_are_those_of_the_tokenizer() -> None:
     assert Subwords(pieces, 40)(["dog " * 100, "run"]).shape == (2, 40)
 
 
+def test_what_fills_a_row_of_subwords_is_never_read() -> None:
+    """-1, as the page on bundles says and as graphs that were exported expect: any id from 0 on may be a word."""
+    library = pytest.importorskip("tokenizers", reason="needs tokenizers: pip install 'lookalike[tokenizers]'")
+    reader = library.Tokenizer(library.models.WordLevel({"dog": 0, "run": 1, "[UNK]": 2, "[PAD]": 3}, "[UNK]"))
+    reader.pre_tokenizer = library.pre_tokenizers.Whitespace()
+    reader.enable_padding(pad_id=3, pad_token="[PAD]", length=16)
+
+    table = Subwords(reader.to_str(), marks=False)(["dog run cat dog", "run", ""])
+
+    assert table.tolist() == [[0, 1, 2, 0] + [-1] * 12, [1] + [-1] * 15, [-1] * 16]
+
+
 @pytest.mark.parametrize(
     "text", [*SCRIPTS, "", "\x00\x01\x7f", "a" * 10_000, "dog " * 5_000, "\ud800 lone", "[PAD] dog"]
 )

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from lookalike.errors import QueryError
-from lookalike.index.base import Hit, Item, Where
+from lookalike.index.base import Hit, Index, Item, Where
 from lookalike.metrics import (
     Interval,
     Values,
@@ -137,76 +137,54 @@ def judge(
     if isinstance(relevant, str) and options.get("across") == relevant:
         raise QueryError(f"answers across {relevant!r} are never of the same {relevant!r}: judge by another column")
     catalogue = _Catalogue(recommender, relevant, also, options.get("where"), options.get("group"))
-    asking = sorted(item.key for item in recommender.index.scan(questions))
-    if most is not None and most < len(asking):
-        asking = sorted(np.random.default_rng(seed).choice(np.array(asking, dtype=object), most, replace=False))
-    if not asking:
-        raise QueryError(f"no item of index {recommender.index.location} asks: questions {questions} fit none")
+    asking = _asking(recommender.index, questions, most, seed)
     answers: list[list[Hit]] = []
-    wanted: list[frozenset[str]] = []
-    vectors: list[Any] = []
-    agree: dict[str, list[float]] = {column: [] for column in also}
-    chance: list[float] = []
-    for number, item in enumerate(got(recommender.index, asking), 1):
-        assert item is not None, "the index does not change meanwhile"
-        hits = recommender.beside([item.key], k=k, **options)
-        own = catalogue.same(item)
-        goal = catalogue.relevant(item) - own
-        answers.append(hits)
-        wanted.append(goal)
-        chance.append(len(goal) / max(1, catalogue.size - len(own & catalogue.keys)) if goal else np.nan)
-        found = [one for one in got(recommender.index, [hit.key for hit in hits]) if one is not None]
-        vectors.append(np.array([vector_of(one) for one in found]))
-        for column in also:
-            agree[column].append(_agreement(item, hits, column))
+    for item in asking:
+        answers.append(recommender.beside([item.key], k=k, **options))
         if progress is not None:
-            progress(number, len(asking))
+            progress(len(answers), len(asking))
+    own = [catalogue.same(item) for item in asking]
+    wanted = [catalogue.relevant(item) - same for item, same in zip(asking, own, strict=True)]
     keys = [[hit.key for hit in hits] for hits in answers]
-    behind = [[key for hit in hits for key in (hit.key, *hit.copies)] for hits in answers]
-    precision = list_precision(keys, wanted, k)
-    values = {
-        f"hit rate@{k}": hit_rate(keys, wanted, k),
-        f"precision@{k}": precision,
-        f"precision@{k}, capped": list_precision(keys, wanted, k, capped=True),
-        f"precision@{k}, deep": np.where([len(goal) >= k for goal in wanted], precision, np.nan),
-        f"recall@{k}": list_recall(behind, wanted, max(1, *map(len, behind))),
-        **{f"agreement: {column}": np.array(shares) for column, shares in agree.items()},
-        "coverage": catalogue_coverage(keys, sorted(catalogue.keys)),
-        "diversity": intra_list_diversity(vectors),
-        "chance": np.array(chance),
-    }
+    values = _relevance(answers, wanted, k)
+    values |= {f"agreement: {column}": _agreement(asking, answers, column) for column in also}
+    values["coverage"] = catalogue_coverage(keys, sorted(catalogue.keys))
+    values["diversity"] = intra_list_diversity([_vectors(recommender.index, some) for some in keys])
+    values["chance"] = _chance(own, wanted, catalogue)
     known = recommender.together or (relevant if isinstance(relevant, CoOccurrence) else None)
     if known is not None:
         values["novelty, bits"] = novelty(keys, known.popularity, catalogue.size)
-    counted = {name: value for name, value in values.items() if not np.isnan(value).all()}
-    if f"hit rate@{k}" not in counted:
+    measures = {name: mean_interval(value) for name, value in values.items() if not np.isnan(value).all()}
+    if f"hit rate@{k}" not in measures:
         raise QueryError(f"nothing is relevant to any of {len(asking):,} questions: {catalogue.what} says nothing")
-    lonely = sum(not goal for goal in wanted)
-    short = sum(len(hits) < k for hits in answers)
-    notes = [f"{lonely:,} questions do not count: nothing is relevant to them"] if lonely else []
-    notes += [f"{short:,} questions have fewer than {k} answers: what is missing is a miss"] if short else []
+    settings = {"relevant": catalogue.what, "k": k, "questions": dict(questions or {}), "most": most, "seed": seed}
+    settings |= {"threshold": recommender.threshold, "learned from pairs": recommender.together is not None}
+    encoder = recommender.index.meta.get("encoder", {})
     return Judgement(
-        settings={
-            "relevant": catalogue.what,
-            "k": k,
-            "questions": dict(questions or {}),
-            "most": most,
-            "seed": seed,
-            "threshold": recommender.threshold,
-            "learned from pairs": recommender.together is not None,
-            **{name: value for name, value in options.items() if value},
-        },
-        encoder={
-            key: str(value) for key, value in recommender.index.meta.get("encoder", {}).items() if key != "bundle"
-        },
-        measures={name: mean_interval(value) for name, value in counted.items()},
+        settings=settings | {name: value for name, value in options.items() if value},
+        encoder={key: str(value) for key, value in encoder.items() if key != "bundle"},
+        measures=measures,
         values=values,
         items=catalogue.size,
         questions=len(asking),
         fingerprint=catalogue.fingerprint,
         seconds=time.monotonic() - began,
-        notes=notes,
+        notes=_notes(answers, wanted, k),
     )
+
+
+def _asking(index: Index, questions: Where | None, most: int | None, seed: int) -> list[Item]:
+    """The items that ask, in order of key."""
+    keys = sorted(item.key for item in index.scan(questions))
+    if most is not None and most < len(keys):
+        keys = sorted(np.random.default_rng(seed).choice(np.array(keys, dtype=object), most, replace=False))
+    if not keys:
+        raise QueryError(f"no item of index {index.location} asks: questions {questions} fit none")
+    return [item for item in got(index, keys) if item is not None]
+
+
+def _vectors(index: Index, keys: Sequence[str]) -> Values:
+    return np.array([vector_of(item) for item in got(index, keys) if item is not None])
 
 
 class _Catalogue:
@@ -262,9 +240,38 @@ class _Catalogue:
         return frozenset().union(*(self._by_kind[kind] for kind in own if kind in self._by_kind))
 
 
-def _agreement(item: Item, hits: Sequence[Hit], column: str) -> float:
+def _relevance(answers: Sequence[Sequence[Hit]], wanted: Sequence[frozenset[str]], k: int) -> dict[str, Values]:
+    """How much of what was answered is relevant, and of what is relevant was answered."""
+    keys = [[hit.key for hit in hits] for hits in answers]
+    behind = [[key for hit in hits for key in (hit.key, *hit.copies)] for hits in answers]
+    precision = list_precision(keys, wanted, k)
+    return {
+        f"hit rate@{k}": hit_rate(keys, wanted, k),
+        f"precision@{k}": precision,
+        f"precision@{k}, capped": list_precision(keys, wanted, k, capped=True),
+        f"precision@{k}, deep": np.where([len(goal) >= k for goal in wanted], precision, np.nan),
+        f"recall@{k}": list_recall(behind, wanted, max(1, *map(len, behind))),
+    }
+
+
+def _agreement(asking: Sequence[Item], answers: Sequence[Sequence[Hit]], column: str) -> Values:
     """Share of answers that have a value of `column` in common with the question; NaN where there is none."""
-    own = set(kinds_of(item.payload, column))
-    if not own or not hits:
-        return np.nan
-    return float(np.mean([not own.isdisjoint(kinds_of(hit.payload, column)) for hit in hits]))
+    shares = np.full(len(asking), np.nan)
+    for number, (item, hits) in enumerate(zip(asking, answers, strict=True)):
+        own = set(kinds_of(item.payload, column))
+        if own and hits:
+            shares[number] = np.mean([not own.isdisjoint(kinds_of(hit.payload, column)) for hit in hits])
+    return shares
+
+
+def _chance(own: Sequence[frozenset[str]], wanted: Sequence[frozenset[str]], catalogue: _Catalogue) -> Values:
+    """The precision of answers drawn at random; NaN where nothing is relevant."""
+    others = [max(1, catalogue.size - len(same & catalogue.keys)) for same in own]
+    return np.array([len(goal) / count if goal else np.nan for goal, count in zip(wanted, others, strict=True)])
+
+
+def _notes(answers: Sequence[Sequence[Hit]], wanted: Sequence[frozenset[str]], k: int) -> list[str]:
+    lonely = sum(not goal for goal in wanted)
+    short = sum(len(hits) < k for hits in answers)
+    notes = [f"{lonely:,} questions do not count: nothing is relevant to them"] if lonely else []
+    return notes + ([f"{short:,} questions have fewer than {k} answers: what is missing is a miss"] if short else [])

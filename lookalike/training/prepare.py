@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,9 +20,9 @@ from torch import Tensor, nn
 from lookalike.bundle import MANIFEST
 from lookalike.distort import KINDS, write_queries
 from lookalike.encoder import Encoder
-from lookalike.errors import CheckpointError, ConfigError
+from lookalike.errors import CheckpointError, ConfigError, QueryError
 from lookalike.images import Region
-from lookalike.labels import SIDES, Example, Labelled, labelled
+from lookalike.labels import SIDES, Example, Labelled, labelled, makers_of
 from lookalike.metrics import Values
 from lookalike.rerank import Reranking
 from lookalike.splits import duplicates, leaks, split, summary
@@ -270,12 +269,10 @@ def _judge(
 
 def _makers(maker: str | None, examples: Sequence[Example]) -> Rows | None:
     """Who made each picture, as its file name tells."""
-    if maker is None:
-        return None
-    found = [re.search(maker, os.path.basename(example.path)) for example in examples]  # noqa: PTH119
-    if not all(found) or not found[0] or not found[0].groups():
-        raise ConfigError([f"data.maker {maker!r} must match every file name, and have a group"])
-    return _numbers([match.group(1) for match in found if match])
+    try:
+        return None if maker is None else _numbers(makers_of(maker, [example.path for example in examples]))
+    except QueryError as error:
+        raise ConfigError([f"data.{error}"]) from error
 
 
 def _fewer(judge: Judge | None, most: int) -> Judge | None:
