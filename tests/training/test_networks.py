@@ -181,6 +181,9 @@ def test_channel_shuffle_is_the_loop_over_channels(channels, groups):
 
     assert torch.equal(channel_shuffle(maps, groups), expected)
     assert torch.equal(channel_shuffle(maps, groups), nn.ChannelShuffle(groups)(maps))
+    innermost = channel_shuffle(maps.contiguous(memory_format=torch.channels_last), groups)
+    assert torch.equal(innermost, expected)
+    assert innermost.is_contiguous(memory_format=torch.channels_last)
 
 
 # ── ShuffleNet v1 ────────────────────────────────────────────────────────────────────────────────────────────────────

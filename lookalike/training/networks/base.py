@@ -91,8 +91,13 @@ def channel_shuffle(maps: Tensor, groups: int) -> Tensor:
 
     A convolution in groups sees only its own group's channels; shuffled, the next one sees some of every group
     (Zhang et al. 2017, section 3.1). The batch size is left open, so that an exported graph needs no shape arithmetic.
+    Maps with the channels innermost in memory stay so: as rows of the other order they would slow down all that
+    follows, and its gradients.
     """
     channels, height, width = maps.shape[1:]
+    if maps.is_contiguous(memory_format=torch.channels_last) and not maps.is_contiguous():
+        dealt = maps.permute(0, 2, 3, 1).unflatten(-1, (groups, channels // groups)).transpose(-1, -2).flatten(-2)
+        return dealt.permute(0, 3, 1, 2)
     grouped = maps.reshape(-1, groups, channels // groups, height, width)
     return grouped.transpose(1, 2).reshape(-1, channels, height, width)
 
