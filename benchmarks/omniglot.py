@@ -1,7 +1,7 @@
 """One-shot recognition within an alphabet never seen, by recipe: a table, or the same recipe by seeds.
 
     python benchmarks/omniglot.py table --pictures images_background --minutes 5 [--seeds 0] [--threads 2]
-    python benchmarks/omniglot.py seeds --pictures images_background --minutes 27 --seeds 0 1 2
+    python benchmarks/omniglot.py seeds --pictures images_background --seeds 0 1 2 [--set data.validation=0.15]
     python benchmarks/omniglot.py ask --pictures DIR --model BUNDLE [--maker '_(\\d+)\\.']
     python benchmarks/omniglot.py hausdorff --pictures DIR [--episodes 30]
 
@@ -74,10 +74,10 @@ def trained(name: str, changes: list[str], seed: int, options: argparse.Namespac
     from lookalike.training.export import export_run
     from lookalike.training.loop import train
 
-    slug = re.sub(r"\W+", "-", f"{name} {options.minutes:g} {seed}".lower()).strip("-")
+    slug = re.sub(r"\W+", "-", " ".join([name, f"{options.minutes:g} {seed}", *options.set]).lower()).strip("-")
     place = options.work / slug
     common = [f"data.root={options.pictures}", f"data.cache={options.work / 'cache'}", f"seed={seed}"]
-    common += [f"loop.minutes={float(options.minutes)}", f"loop.threads={options.threads}"]
+    common += [f"loop.minutes={float(options.minutes)}", f"loop.threads={options.threads}", *options.set]
     began, before = time.monotonic(), os.times()
     if not (place / "report.json").exists():
         train(
@@ -88,14 +88,17 @@ def trained(name: str, changes: list[str], seed: int, options: argparse.Namespac
         wall, busy = time.monotonic() - began, after.user + after.system - before.user - before.system
         (place / "took.json").write_text(json.dumps({"minutes": wall / 60, "processor_minutes": busy / 60}))
     report = json.loads((place / "report.json").read_text())
-    return {**report, "took": json.loads((place / "took.json").read_text())}
+    paths = json.loads((place / "data.json").read_text())["paths"]["validation"]
+    held_out = sorted({Path(path).parts[-3] for path in paths})
+    return {**report, "took": json.loads((place / "took.json").read_text()), "held_out": held_out}
 
 
 def row(name: str, seed: int, report: dict) -> dict:
     verdict = report["verdict"]
     kept = {measure: verdict["ours"][measure] for measure in ("one_shot", "r_at_1", "map_at_r")}
     took = {key: round(value, 1) for key, value in report["took"].items()}
-    return {"name": name, "seed": seed, "steps": report["steps"], **took, **kept, "warnings": report["warnings"]}
+    told = {key: report[key] for key in ("steps", "held_out", "warnings")}
+    return {"name": name, "seed": seed, **told, **took, **kept}
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rows", nargs="+", choices=list(TABLE), default=list(TABLE), metavar="NAME")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes for every run")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--maker", default=r"_(\d+)\.")

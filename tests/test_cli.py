@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -311,6 +313,22 @@ def test_a_closed_pipe_is_not_an_error(folder: Path, index: str) -> None:
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_what_the_system_refuses_is_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A full disk somewhere: the file and the system's words, no traceback unless it is asked for."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+    monkeypatch.setattr("lookalike.indexing.update_index", full)
+    arguments = ["index", str(folder), "--to", str(tmp_path / "an.index"), "--model", TINY]
+    assert fails(*arguments) == 1
+    assert capsys.readouterr().err.endswith("error: some/file: No space left on device\n")
+    with pytest.raises(OSError, match="No space"):
+        main(["--debug", *arguments])
 
 
 def test_help_is_everywhere(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,3 +92,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader, say `head`, has seen enough
         sys.stdout = None
         sys.exit(0)
+    except OSError as error:  # a full disk, a folder without permission: the system's own words say which
+        if "--debug" in (sys.argv[1:] if args is None else args):
+            raise
+        click.echo(f"error: {error.filename or 'the system'}: {error.strerror or error}", err=True)
+        sys.exit(1)

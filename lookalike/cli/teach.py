@@ -74,7 +74,7 @@ def train(
     from lookalike.training.towers import train_towers
 
     place = Path(folder or f"{target.removesuffix('.zip').rstrip('/')}.run")
-    config = _train_config(source, captions, labels, category, minutes, overrides, place)
+    config = _train_config(source, captions, labels, category, minutes, overrides)
     run = train_towers if config.text.captions else train_encoder
     with _training_progress() as watch:
         outcome = run(config, place, say=lambda line: click.echo(line, err=True), watch=watch)
@@ -126,9 +126,8 @@ def _train_config(
     category: str | None,
     minutes: float | None,
     overrides: Sequence[str],
-    place: Path,
 ) -> Any:
-    """The configuration of a file, the one that a run in the same place began with, or one that fits the pictures."""
+    """The configuration of a file, or one that fits the pictures."""
     from lookalike.training.config import read_config
 
     changes = [*overrides, *([f"loop.minutes={float(minutes)}"] if minutes else [])]

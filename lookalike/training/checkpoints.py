@@ -20,6 +20,8 @@ from lookalike.errors import CheckpointError, TrainingError
 
 # Raised when what a checkpoint holds changes, so that an older run folder is refused and not misread.
 VERSION = 1
+# What torch's zip writer says when the disk takes no more.
+FULL = ("unexpected pos", "file write failed")
 
 __all__ = ["VERSION", "Part", "Parts", "load_checkpoint", "restore_run", "save_checkpoint", "save_run"]
 
@@ -96,7 +98,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         scratch.replace(path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
         scratch.unlink(missing_ok=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "unexpected pos" in str(error) or "write" in str(error)
+        full = getattr(error, "errno", None) == errno.ENOSPC or any(sign in str(error) for sign in FULL)
         reason = "the disk is full" if full else str(error)
         kept = "the one before it is kept" if path.exists() else "there is none before it"
         raise TrainingError(

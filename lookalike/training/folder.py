@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from lookalike.errors import CheckpointError, TrainingError
+import numpy as np
+import numpy.typing as npt
+
+from lookalike.errors import CheckpointError, ConfigError, TrainingError
 from lookalike.training.config import TrainConfig, read_config, write_config
 
 # What may change between two goes of one run without making it another run.
@@ -58,26 +64,64 @@ class RunFolder:
         """
         held = self.path / "config.toml"
         if held.exists():
-            differences = _differences(config, read_config(held))
+            try:
+                before = read_config(held)
+            except ConfigError as error:
+                raise CheckpointError(
+                    f"{self.path} holds a run that this version cannot read ({error}): "
+                    "go on with the version that began it, or train into another folder"
+                ) from error
+            differences = _differences(config, before)
             if differences:
                 raise CheckpointError(
                     f"{self.path} holds a run of another configuration ({'; '.join(differences)}): "
                     "give that one, or train into another folder"
                 )
             return
-        if self.path.exists() and any(self.path.iterdir()):
-            raise CheckpointError(f"{self.path} is neither empty nor a run folder: choose another one")
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.path.exists() and any(entry.suffix != ".tmp" for entry in self.path.iterdir()):
+                raise CheckpointError(f"{self.path} is neither empty nor a run folder: choose another one")
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"cannot make the run folder {self.path}: {error.strerror}") from error
         self.write("config.toml", write_config(config))
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """A file, whole or not at all. Raises TrainingError where the disk does not take it."""
         scratch = self.path / f"{name}.tmp"
         try:
-            scratch.write_text(text, encoding="utf-8")
+            scratch.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
             scratch.replace(self.path / name)
         except OSError as error:
             raise TrainingError(f"cannot write {self.path / name}: {error.strerror}; make room and go on") from error
+
+    def write_arrays(self, name: str, values: Mapping[str, npt.ArrayLike]) -> None:
+        """Arrays by name, as a file of NumPy; like `write`."""
+        content = BytesIO()
+        np.savez(content, allow_pickle=False, **values)
+        self.write(name, content.getvalue())
+
+    def arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:
+        """What `write_arrays` wrote; None where there is no such file, or none that can be read, which is said."""
+        held = self.path / name
+        try:
+            with np.load(BytesIO(held.read_bytes()), allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, BadZipFile):
+            self.say(f"note: {held} is damaged, and is made anew")
+            return None
+
+    def must_be_finite(self, name: str, value: float, step: int, rate: float) -> None:
+        """Raises TrainingError where a number of a step is not finite; nothing of the step may have been kept."""
+        if math.isfinite(value):
+            return
+        kept = f"; the last good checkpoint is kept in {self.path}" if self.last.exists() else ""
+        raise TrainingError(
+            f"the {name} is {value} at step {step:,} (rate {rate:.2g}): train into another folder with a lower "
+            f'optimizer.rate, with optimizer.clip, or with loop.precision = "fp32"{kept}'
+        )
 
     def say(self, line: str) -> None:
         """A line for people, here and in run.log."""
@@ -115,7 +159,10 @@ class RunFolder:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             return
-        self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        try:
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        except OSError as error:
+            raise TrainingError(f"cannot write {self.path / 'tensorboard'}: {error.strerror}; make room") from error
 
     def forget_after(self, step: int) -> None:
         """Drop the numbers of steps that will be done again."""
@@ -130,14 +177,24 @@ class RunFolder:
         return (step - before) / max(spent - then, 1e-9) if step > before else 0.0
 
     def outcome(self, outcome: Any, verdict: Any) -> Any:
-        """What a complete run came to, or None: made by the two classes given."""
+        """What a complete run came to, or None: made by the two classes given.
+
+        Raises:
+            CheckpointError: its report is damaged, or of another version.
+        """
         held = self.path / "report.json"
         if not held.exists():
             return None
-        document = json.loads(held.read_text(encoding="utf-8"))
-        found = document["verdict"] and verdict.from_document(document["verdict"])
+        try:
+            document = json.loads(held.read_text(encoding="utf-8"))
+            found = document["verdict"] and verdict.from_document(document["verdict"])
+            made = outcome(self.path, document["steps"], document["minutes"], found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{held} cannot be read ({type(error).__name__}: {error}): delete it to have the run judged again"
+            ) from error
         self.say(f"{self.path} holds a complete run, which is not repeated")
-        return outcome(self.path, document["steps"], document["minutes"], found)
+        return made
 
     def finish(self, config: TrainConfig, document: Mapping[str, Any]) -> None:
         """The report, for programs and for people."""

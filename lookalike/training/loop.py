@@ -170,7 +170,10 @@ def _base(config: TrainConfig) -> TrainConfig:
 
 @dataclass
 class State:
-    """What changes from step to step, besides the weights; lies in every checkpoint."""
+    """What changes from step to step, besides the weights; lies in every checkpoint.
+
+    `taught` counts the steps with anything to learn from, `asked` is the last one that was validated.
+    """
 
     step: int = 0
     spent: float = 0.0
@@ -178,6 +181,8 @@ class State:
     best: float = -math.inf
     best_step: int = 0
     worse: int = 0
+    taught: int = 0
+    asked: int = -1
     score: float | None = None
     r_at_1: float | None = None
     losses: list[float] = field(default_factory=list)
@@ -213,7 +218,7 @@ class Run:
         self.network = make_network(config, self.material).to(device)
         if config.loop.channels_last:
             self.network = self.network.to(memory_format=torch.channels_last)
-        self.objective = make_objective(config, self.material).to(device)
+        self.objective = make_objective(config, self.material, self.network.dim).to(device)
         self.base = base_answers(config, self.material, self.network, place, group, device)
         if group.size > 1:
             share_batch_norm(self.network)
@@ -221,7 +226,7 @@ class Run:
         self.optimizer = optimizer_for(config.optimizer, self.network, self.objective, config.network)
         self.rates = [entry["lr"] for entry in self.optimizer.param_groups]
         self.forward = compiled(self.network, place.say) if config.loop.compile else self.network
-        self.collapse = CollapseWatch(self.objective.margin)
+        self.collapse = CollapseWatch(self.objective.level)
         self.state = State()
         self.done: Done
         self.resume()
@@ -240,7 +245,7 @@ class Run:
         saved = clock = time.monotonic()
         with Stopper() as stopper, self._ahead() as ahead:
             self.network.train()
-            while (progress := self._progress()) < 1:
+            while not self._enough() and (progress := self._progress()) < 1:
                 if self.group.same(stopper.asked):
                     self.save()
                     self.place.say(f"stopped at step {state.step:,}: the same command goes on from there")
@@ -248,17 +253,19 @@ class Run:
                 self.step(progress, ahead)
                 state.step += 1
                 state.losses.append(self.done.loss)
+                state.taught += self.done.norm > 0
                 now = time.monotonic()
                 state.spent, clock = state.spent + now - clock, now
                 if state.step % config.report_every == 0:
                     self.report(float(np.mean(state.losses)), progress)
                     state.losses.clear()
-                if state.step % config.validate_every == 0 and self.validate():
-                    break
+                if state.step % config.validate_every == 0:
+                    self.validate()
                 if self.group.same(now - saved >= config.checkpoint_seconds):
                     self.save()
                     saved = time.monotonic()
-        if state.step % config.validate_every:
+        self._must_have_taught()
+        if state.asked != state.step:
             self.validate()
         self.save()
         return self.finish()
@@ -283,10 +290,12 @@ class Run:
             loss = self.objective(embeddings, batch, dice, progress)
             (loss / config.accumulate).backward()
             total += float(loss.detach()) / config.accumulate
-        self._must_be_finite(total)
+        self.place.must_be_finite("loss", total, self.state.step, self.optimizer.param_groups[-1]["lr"])
         parameters = [p for entry in self.optimizer.param_groups for p in entry["params"]]
         self.group.average_gradients(parameters)
         norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
+        # A finite loss may have a gradient that is not.
+        self.place.must_be_finite("gradient", norm, self.state.step, self.optimizer.param_groups[-1]["lr"])
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -319,19 +328,24 @@ class Run:
         budget = max(60 * minutes * (1 - RESERVE) - self.prepared, 1.0)
         return float(self.group.same(max(by_steps, self.state.spent / budget)))
 
-    def _must_be_finite(self, loss: float) -> None:
-        if math.isfinite(loss):
+    def _enough(self) -> bool:
+        """Whether validation has been no better for as long as the patience is."""
+        return 0 < self.config.loop.patience <= self.state.worse
+
+    def _must_have_taught(self) -> None:
+        if self.state.taught or not self.state.step:
             return
         raise TrainingError(
-            f"the loss is {loss} at step {self.state.step:,} (rate {self.optimizer.param_groups[-1]['lr']:.2g}): "
-            'lower optimizer.rate, set optimizer.clip, or take loop.precision = "fp32"; '
-            f"the last good checkpoint is kept in {self.place.path}"
+            f"none of the first {self.state.step:,} batches had anything to learn from, the loss was "
+            "0, or without a gradient: take a larger loss.margin, another miner, or more "
+            "sampler.classes and sampler.pictures"
         )
 
     # ── looking and telling ──────────────────────────────────────────────────────────────────────────────────────────
 
     def report(self, loss: float, progress: float) -> None:
         """A line of metrics.jsonl, the collapse watch, and a word to whoever watches."""
+        self._must_have_taught()
         state, done = self.state, self.done
         active = self.objective.active(done.embeddings, done.batch, done.dice, progress)
         found = health(done.embeddings, active)
@@ -365,11 +379,12 @@ class Run:
         self.state.said.append(message)
         self.place.say(f"warning, step {self.state.step:,}: {message}")
 
-    def validate(self) -> bool:
-        """Ask the held-out pictures; keep the weights if they are the best so far. Whether it is time to stop."""
+    def validate(self) -> None:
+        """Ask the held-out pictures; keep the weights if they are the best so far."""
         judge, config, state = self.material.validation, self.config, self.state
+        state.asked = state.step
         if judge is None:
-            return False
+            return
         if self.group.first:
             scores = means(self._asked_quickly(judge))
             state.score, state.r_at_1 = scores[config.validation.select], scores["r_at_1"]
@@ -382,12 +397,10 @@ class Run:
             state.best, state.best_step, state.worse = state.score, state.step, 0
             if config.loop.keep == "best":
                 self._keep()
-            return False
+            return
         state.worse += 1
-        if not config.loop.patience or state.worse < config.loop.patience:
-            return False
-        self.place.say(f"no better for {state.worse} validations: stopping early, best at step {state.best_step:,}")
-        return True
+        if self._enough():
+            self.place.say(f"no better for {state.worse} validations: stopping early, best at step {state.best_step:,}")
 
     def _asked_quickly(self, judge: Judge) -> dict[str, Values]:
         """The answers without moved views, which would take as many times longer; the verdict is with them."""
@@ -449,7 +462,8 @@ class Run:
         verdict = None
         served = self._served()
         if self.group.first:
-            served.load_state_dict(load_checkpoint(self.place.best)["network"])
+            kept = load_checkpoint(self.place.best)
+            served.load_state_dict(kept["network"])
             retrieval = self._retrieval(served.eval())
         if self.group.first and self.material.judge is not None:
             retrieval.apply(served, self.config)
@@ -460,7 +474,7 @@ class Run:
             self.place.write(THRESHOLDS, json.dumps(found, indent=1) + "\n")
         outcome = Outcome(self.place.path, state.step, state.spent / 60, verdict)
         if self.group.first:
-            self._write_report(outcome)
+            self._write_report(outcome, kept["step"])
         self.group.wait()
         return outcome
 
@@ -475,12 +489,12 @@ class Run:
                 self.place.say(line)
         return found
 
-    def _write_report(self, outcome: Outcome) -> None:
+    def _write_report(self, outcome: Outcome, kept_step: int) -> None:
         document = {
             "steps": outcome.steps,
             "minutes": round(outcome.minutes, 2),
             "prepared_minutes": round(self.prepared / 60, 2),
-            "kept_step": self.state.best_step if self.config.loop.keep == "best" else outcome.steps,
+            "kept_step": kept_step,
             "device": self.device,
             "precision": self.state.precision,
             "processes": self.group.size,

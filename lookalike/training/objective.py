@@ -74,8 +74,16 @@ class Objective(nn.Module):
 
     @property
     def margin(self) -> float | None:
-        """Of a loss over triplets: where it sits when all distances are equal. None for other losses."""
+        """Of a loss over triplets; None for other losses."""
         return float(self.loss.margin) if hasattr(self.loss, "distance") else None
+
+    @property
+    def level(self) -> float | None:
+        """Where a loss over triplets sits when all distances are equal; None for other losses."""
+        margin = self.margin
+        if margin is None:
+            return None
+        return math.log1p(math.exp(margin)) if getattr(self.loss, "soft", False) else margin
 
     def forward(self, embeddings: Tensor, batch: Batch, generator: torch.Generator, progress: float) -> Tensor:
         """The loss of (n, dim) embeddings."""
@@ -92,12 +100,12 @@ class Objective(nn.Module):
         return value
 
     def active(self, embeddings: Tensor, batch: Batch, generator: torch.Generator, progress: float) -> float | None:
-        """Share of the batch's triplets that still teach; None for other losses, or where there is no triplet."""
+        """Share of the batch's triplets that still teach, 0 where there is no triplet; None for other losses."""
         if self.margin is None:
             return None
         triplets = self._triplets(embeddings, batch, None, generator, progress)
         share = triplet_share(embeddings, batch.labels, triplets, self.margin, self.loss.distance)
-        return None if math.isnan(share) else share
+        return 0.0 if math.isnan(share) else share
 
     def _references(self, progress: float) -> Any:
         return self.memory.references() if self.memory is not None and progress >= self.memory_start else None

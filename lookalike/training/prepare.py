@@ -47,6 +47,8 @@ VALIDATED = 4_000
 JUDGED = 12_000
 # Altered copies that ask at least, where pictures have no labels and there are so many.
 COPIES = 1_000
+# In the run folder: what the base answered.
+BASE = "base.npz"
 
 __all__ = ["Material", "ask", "base_answers", "fingerprint", "make_network", "make_objective", "prepare"]
 
@@ -306,14 +308,22 @@ def _write_data(
         "paths": {side: [found.examples[row].path for row in rows] for side, rows in parts.items()},
     }
     held = place.path / "data.json"
-    if place.last.exists() and held.exists():
-        before = json.loads(held.read_text(encoding="utf-8"))["fingerprint"]
-        if before != document["fingerprint"]:
+    if held.exists() and _fingerprint_in(held) != document["fingerprint"]:
+        if place.last.exists():
             raise CheckpointError(
                 f"the pictures in {config.data.root} have changed since the run in {place.path} began: "
                 "put them back to go on, or train into another folder"
             )
+        (place.path / BASE).unlink(missing_ok=True)  # nothing was learned yet, but the base was asked about others
     place.write("data.json", json.dumps(document, indent=1) + "\n")
+
+
+def _fingerprint_in(held: Path) -> str | None:
+    """Of the pictures a run began with; None where its file is damaged."""
+    try:
+        return str(json.loads(held.read_text(encoding="utf-8"))["fingerprint"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def fingerprint(root: str | os.PathLike[str], examples: Sequence[Example]) -> str:
@@ -393,10 +403,9 @@ def _features(network: EmbeddingNetwork, material: Material, most: int = 4000) -
     return embed(network.eval().pooled, material.cache, rows, material.mean, material.std, "cpu")
 
 
-def make_objective(config: TrainConfig, material: Material) -> Objective:
-    """Loss, miner and memory of a configuration."""
+def make_objective(config: TrainConfig, material: Material, dim: int) -> Objective:
+    """Loss, miner and memory of a configuration, over embeddings of `dim` numbers."""
     kind = (LOSSES | PAIR_LOSSES)[config.loss.kind]
-    dim = config.network.dim
     known = {"dim": dim, "classes": material.classes, "generator": torch.Generator().manual_seed(config.seed)}
     options = config.loss.options | {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     memory = CrossBatchMemory(config.memory.size, dim) if config.memory.size else None
@@ -439,15 +448,11 @@ def base_answers(
     """
     if not group.first or material.judge is None:
         return "", {}
-    held = place.path / "base.npz"
-    if held.exists():
-        with np.load(held) as stored:
-            return str(stored["name"]), {name: stored[name] for name in stored.files if name != "name"}
+    held = place.arrays(BASE)
+    if held is not None:
+        return str(held.pop("name")), held
     name, answers = _base(config, material, material.judge, network.eval(), device)
-    scratch = held.with_name("base.tmp.npz")
-    stored_answers: dict[str, Any] = {"name": name, **answers}
-    np.savez(scratch, **stored_answers)
-    scratch.replace(held)
+    place.write_arrays(BASE, {"name": name, **answers})
     scores = ", ".join(f"{key} {np.nanmean(values):.4f}" for key, values in answers.items())
     place.say(f"base, before step 0: {name}, {material.judged}: {scores}")
     return name, answers

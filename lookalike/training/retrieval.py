@@ -89,7 +89,7 @@ class Retrieval:
     def save(self, place: RunFolder) -> None:
         """Into the run folder, from which the stage is not done again."""
         if self.axes is not None:
-            np.savez(place.path / AXES, mean=self.axes.mean, axes=self.axes.axes, kept=self.axes.kept)
+            place.write_arrays(AXES, {"mean": self.axes.mean, "axes": self.axes.axes, "kept": self.axes.kept})
         document = {
             "flip": self.flip,
             "whiten": self.axes is not None,

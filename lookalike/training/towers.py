@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -223,6 +222,7 @@ class State:
     best: float = -math.inf
     best_step: int = 0
     worse: int = 0
+    asked: int = -1
     score: float | None = None
     losses: list[float] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -296,7 +296,7 @@ class Run:
         self.place.say(self._headline())
         saved = clock = time.monotonic()
         with Stopper() as stopper:
-            while (progress := self._progress()) < 1:
+            while not self._enough() and (progress := self._progress()) < 1:
                 if stopper.asked:
                     self._save()
                     self.place.say(f"stopped at step {state.step:,}: the same command goes on from there")
@@ -307,12 +307,12 @@ class Run:
                 state.spent, clock = state.spent + now - clock, now
                 if state.step % config.report_every == 0:
                     self._report(progress)
-                if state.step % config.validate_every == 0 and self._validate():
-                    break
+                if state.step % config.validate_every == 0:
+                    self._validate()
                 if now - saved >= config.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
-        if state.step % config.validate_every:
+        if state.asked != state.step:
             self._validate()
         self._save()
         return self._finish()
@@ -337,15 +337,12 @@ class Run:
         loss: Tensor = self.learner.loss(rows, self._pictures(pictures, live), fits)
         if self.ids is not None and self.sentences is not None:
             loss = loss + self.config.sentences.weight * self._untaught(batch[:, 0], rows)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.state.step:,}: lower optimizer.rate; "
-                f"the last good checkpoint is kept in {self.place.path}"
-            )
+        value, rate = float(loss.detach()), self.optimizer.param_groups[-1]["lr"]
+        self.place.must_be_finite("loss", value, self.state.step, rate)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip or math.inf)
+        norm = float(nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip or math.inf))
+        self.place.must_be_finite("gradient", norm, self.state.step, rate)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.learner)
@@ -469,9 +466,14 @@ class Run:
         if self.watch is not None:
             self.watch(Report(state.step, progress, loss, None, state.score, rate, left))
 
-    def _validate(self) -> bool:
-        """Ask the held-out pictures; keep the weights if they are the best so far. Whether it is time to stop."""
-        state, patience = self.state, self.config.loop.patience
+    def _enough(self) -> bool:
+        """Whether validation has been no better for as long as the patience is."""
+        return 0 < self.config.loop.patience <= self.state.worse
+
+    def _validate(self) -> None:
+        """Ask the held-out pictures; keep the weights if they are the best so far."""
+        state = self.state
+        state.asked = state.step
         scores = means(answers(*self.embed(self.validation, self._awake()), self.validation.pairs))
         state.score = scores["text_r_at_1"]
         self.place.record(state.step, {f"validation/{name}": value for name, value in scores.items()})
@@ -480,12 +482,10 @@ class Run:
         if (score := sum(scores.values())) > state.best:
             state.best, state.best_step, state.worse = score, state.step, 0
             self._keep()
-            return False
+            return
         state.worse += 1
-        if not patience or state.worse < patience:
-            return False
-        self.place.say(f"no better for {state.worse} validations: stopping early, best at step {state.best_step:,}")
-        return True
+        if self._enough():
+            self.place.say(f"no better for {state.worse} validations: stopping early, best at step {state.best_step:,}")
 
     def _served(self) -> Learner:
         served: Learner = self.learner if self.average is None else self.average.module
@@ -553,10 +553,9 @@ class Run:
 
     def _base(self) -> dict[str, Values]:
         """What the bag of words finds of the part that gives the verdict; computed once."""
-        held = self.place.path / "base.npz"
-        if held.exists():
-            with np.load(held) as file:
-                return {name: file[name] for name in file.files}
+        held = self.place.arrays("base.npz")
+        if held is not None:
+            return held
         rows = self.pairs[self.pairs[:, 0] < len(self.captions.texts)]
         texts, place = np.unique(rows[:, 0], return_inverse=True)
         models = ridge(
@@ -569,10 +568,7 @@ class Run:
 
         best = max(models, key=lambda model: sum(means(ask(model, self.validation)).values()))
         found = ask(best, self._judged()[1])
-        scratch = held.with_name("base.tmp.npz")
-        stored: dict[str, Any] = {**found}
-        np.savez(scratch, **stored)
-        scratch.replace(held)
+        self.place.write_arrays("base.npz", found)
         told = ", ".join(f"{TITLES[name]} {means(found)[name]:.4f}" for name in (DECIDES, "picture_r_at_10"))
         self.place.say(f"base: bag of words by ridge regression onto {self.encoder.name}: {told}")
         return found
@@ -614,7 +610,7 @@ class Run:
             "steps": outcome.steps,
             "minutes": round(outcome.minutes, 2),
             "prepared_minutes": round(self.prepared / 60, 2),
-            "kept_step": self.state.best_step,
+            "kept_step": kept["step"],
             "device": self.device,
             "precision": "fp32",
             "temperature": round(self.learner.loss.temperature, 5),

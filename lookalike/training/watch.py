@@ -59,12 +59,13 @@ class CollapseWatch:
     """Looks at each report of a run; gives a message at the first sign of each kind of trouble.
 
     Args:
-        margin: of the loss, or None where it has none: a loss that stays there teaches nothing.
+        level: where the loss sits when all distances are equal (its margin), or None where that says nothing: a loss
+            that stays there teaches nothing.
         patience: reports in a row before it speaks.
     """
 
-    def __init__(self, margin: float | None = None, patience: int = 3) -> None:
-        self.margin = margin
+    def __init__(self, level: float | None = None, patience: int = 3) -> None:
+        self.level = level
         self.patience = patience
         self._losses: deque[float] = deque(maxlen=patience)
         self._healths: deque[Health] = deque(maxlen=patience)
@@ -98,7 +99,7 @@ class CollapseWatch:
     def _signs(self, found: Health) -> list[tuple[str, bool, str]]:
         collapsed = all(h.similarity > 0.95 for h in self._healths)
         flat = not collapsed and all(h.rank < 2.5 for h in self._healths)
-        stuck = self.margin is not None and all(abs(x - self.margin) < 0.02 * self.margin for x in self._losses)
+        stuck = self.level is not None and all(abs(x - self.level) < 0.02 * self.level for x in self._losses)
         idle = all(h.active is not None and h.active < 0.01 for h in self._healths)
         return [
             (
@@ -113,7 +114,7 @@ class CollapseWatch:
                 "lower optimizer.rate, or take more classes per batch (sampler.classes)",
             ),
             (
-                f"the loss is stuck at the margin ({self.margin})",
+                f"the loss is stuck at the margin ({self.level or 0:.3g})",
                 stuck and not collapsed,
                 'positives and negatives are equally far: lower optimizer.rate or take miner "semi_hard"',
             ),

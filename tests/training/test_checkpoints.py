@@ -52,6 +52,17 @@ def test_a_really_full_device_is_recognised(tmp_path: Path, monkeypatch: pytest.
         save_checkpoint(tmp_path / "last.pt", {"step": 2, "weights": torch.zeros(100_000)})
 
 
+def test_other_failures_are_not_called_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A word of the message, or of the file's name, is no reason."""
+
+    def forbidden(descriptor: int) -> None:
+        raise OSError(errno.EACCES, "may not overwrite")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", forbidden)
+    with pytest.raises(TrainingError, match="may not overwrite; there is none before it"):
+        save_checkpoint(tmp_path / "last.pt", {"step": 2})
+
+
 def test_damage_and_foreign_versions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cut-off file and one of another version are CheckpointErrors that name the file."""
     path = tmp_path / "last.pt"

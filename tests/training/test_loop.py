@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -188,25 +189,69 @@ def untrained(folder: Path) -> Path:
     return folder / "random.safetensors"
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
-    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error names the step and the advice; the weights on disk are from before."""
+def spoil(monkeypatch: pytest.MonkeyPatch, call: int, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """From here on, what the loss gives at its call-th call is changed."""
     from lookalike.training.losses import SupervisedContrastive
 
     forward, calls = SupervisedContrastive._of_batch, []
 
     def broken(self: Any, *arguments: Any) -> torch.Tensor:
         calls.append(1)
-        return forward(self, *arguments) * (float("nan") if len(calls) == 6 else 1.0)
+        value = forward(self, *arguments)
+        return change(value) if len(calls) == call else value
 
     monkeypatch.setattr(SupervisedContrastive, "_of_batch", broken)
-    with pytest.raises(TrainingError, match=r"nan at step 5.*lower optimizer\.rate.*checkpoint is kept"):
-        train(configure(), tmp_path, say=quiet)
 
-    kept = load_checkpoint(tmp_path / "last.pt")
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [(lambda loss: loss * float("nan"), "loss is nan"), (InfiniteGradient.apply, "gradient is ")]
+)
+def test_numbers_that_are_none_stop_a_run_and_keep_the_checkpoint(
+    change: Callable[[torch.Tensor], torch.Tensor],
+    name: str,
+    configure: Configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The error names the step and the advice; the weights on disk are from before, and the run goes on from them."""
+    train(configure(), tmp_path / "whole", say=quiet)
+    with monkeypatch.context() as patched:
+        spoil(patched, 6, change)
+        with pytest.raises(TrainingError, match=rf"{name}.*at step 5.*another folder.*lower optimizer\.rate.*is kept"):
+            train(configure(), tmp_path / "run", say=quiet)
+
+    kept = load_checkpoint(tmp_path / "run" / "last.pt")
     assert kept["step"] == 5
     assert all(torch.isfinite(v).all() for v in kept["network"].values() if v.is_floating_point())
+    train(configure(), tmp_path / "run", say=quiet)
+    assert_same_state(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_first_step_that_fails_promises_no_checkpoint(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none yet."""
+    spoil(monkeypatch, 1, lambda loss: loss * float("nan"))
+    with pytest.raises(TrainingError, match="nan at step 0") as caught:
+        train(configure(), tmp_path, say=quiet)
+    assert "checkpoint" not in str(caught.value)
+
+
+def test_a_run_with_nothing_to_learn_from_is_refused(configure: Configure, tmp_path: Path) -> None:
+    """Semi-hard negatives within a margin of nothing: there is no triplet in any batch, and no gradient."""
+    idle = configure(loss={"kind": "triplet"}, miner={"kind": "semi_hard", "margin": 1e-12, "otherwise": "skip"})
+    with pytest.raises(TrainingError, match=r"none of the first 2 batches.*larger loss\.margin"):
+        train(idle, tmp_path, say=quiet)
 
 
 def test_a_collapse_is_said_in_log_and_report(configure: Configure, tmp_path: Path) -> None:
@@ -236,6 +281,143 @@ def test_early_stopping_keeps_the_best(configure: Configure, tmp_path: Path, mon
 
     assert outcome.steps == 8
     assert load_checkpoint(tmp_path / "best.pt")["step"] == 2
+
+
+def test_a_run_that_stopped_early_and_was_killed_goes_on_to_its_verdict(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to further steps, and not to a second validation of the last one."""
+    config = configure(loop={"steps": 100, "validate_every": 2, "patience": 3})
+    scores = iter(np.linspace(0.9, 0.1, 20))
+    monkeypatch.setattr(loop, "means", lambda answers: dict.fromkeys(answers, float(next(scores))))
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "finish", lambda run: (_ for _ in ()).throw(MemoryError("killed")))
+        with pytest.raises(MemoryError):
+            train(config, tmp_path, say=quiet)
+
+    outcome = train(config, tmp_path, say=quiet)
+
+    assert outcome.steps == 8
+    assert [line["step"] for line in history(tmp_path) if "loss" not in line] == [2, 4, 6, 8]
+    assert json.loads((tmp_path / "report.json").read_text())["kept_step"] == 2
+
+
+def test_a_run_killed_before_its_verdict_does_not_validate_again(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last steps end between two validations, and the last one is asked once."""
+    config = configure(loop={"steps": 5, "validate_every": 4})
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "finish", lambda run: (_ for _ in ()).throw(MemoryError("killed")))
+        with pytest.raises(MemoryError):
+            train(config, tmp_path, say=quiet)
+
+    train(config, tmp_path, say=quiet)
+
+    assert [line["step"] for line in history(tmp_path) if "loss" not in line] == [4, 5]
+
+
+def test_without_validation_the_last_step_is_the_one_that_is_kept(configure: Configure, tmp_path: Path) -> None:
+    """The report says so."""
+    train(configure(data={"validation": 0.0}), tmp_path, say=quiet)
+
+    assert json.loads((tmp_path / "report.json").read_text())["kept_step"] == 8
+    assert "kept: step 8" in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_of_another_version_is_named_as_one(configure: Configure, tmp_path: Path) -> None:
+    """A configuration with a key that this version lacks, and a report that it cannot read."""
+    train(configure(), tmp_path, say=quiet)
+    held = tmp_path / "report.json"
+    report = json.loads(held.read_text())
+    for broken in ("{", json.dumps({**report, "verdict": {"of": "tomorrow"}}), json.dumps({"steps": 8})):
+        held.write_text(broken)
+        with pytest.raises(CheckpointError, match=r"report\.json cannot be read .*delete it to have"):
+            train(configure(), tmp_path, say=quiet)
+    held.unlink()
+    assert train(configure(), tmp_path, say=quiet).steps == 8
+    assert json.loads(held.read_text())["verdict"] == report["verdict"]
+
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text().replace("[loop]", "[loop]\ntomorrow = 1"))
+    with pytest.raises(CheckpointError, match=r"this version cannot read.*loop\.tomorrow"):
+        train(configure(), tmp_path, say=quiet)
+
+
+def test_pictures_that_change_before_the_first_checkpoint_are_asked_anew(
+    classes: Path, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the base answered about others is not compared with; a damaged file of answers is made anew."""
+    pictures = tmp_path / "pictures"
+    shutil.copytree(classes, pictures)
+    config = configure(data={"root": str(pictures)}, loop={"steps": 2})
+    with monkeypatch.context() as patched:
+        dies_after(0, patched)
+        with pytest.raises(MemoryError):
+            train(config, tmp_path / "run", say=quiet)
+    before = dict(np.load(tmp_path / "run" / "base.npz"))
+    for folder in sorted(pictures.iterdir()):
+        (sorted(folder.iterdir())[0]).unlink()
+
+    train(config, tmp_path / "run", say=quiet)
+
+    after = dict(np.load(tmp_path / "run" / "base.npz"))
+    assert len(before["r_at_1"]) == 18 and len(after["r_at_1"]) == 15
+
+    (tmp_path / "run" / "base.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "run" / "report.json").unlink()
+    said: list[str] = []
+    train(config, tmp_path / "run", say=said.append)
+    assert any("base.npz is damaged, and is made anew" in line for line in said)
+    assert np.array_equal(np.load(tmp_path / "run" / "base.npz")["r_at_1"], after["r_at_1"])
+
+
+def test_what_was_left_by_a_kill_while_the_folder_was_made_is_no_hindrance(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """A configuration that was not written to its end."""
+    (tmp_path / "config.toml.tmp").write_text("[da")
+
+    assert train(configure(loop={"steps": 1}), tmp_path, say=quiet).steps == 1
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"loss": {"kind": "arcface"}},
+        {"loss": {"kind": "triplet"}, "miner": {"kind": "random"}, "memory": {"size": 32}},
+        {
+            "loss": {"kind": "learned_metric"},
+            "sampler": {"kind": "pairs", "pairs": 8},
+            "network": {"head": "none", "normalise": False},
+        },
+    ],
+    ids=["class centres", "memory", "learned metric"],
+)
+def test_without_a_head_the_loss_takes_what_the_network_gives(
+    tables: dict[str, Any], configure: Configure, tmp_path: Path
+) -> None:
+    """network.dim says nothing then."""
+    tables = {**tables, "network": {"head": "none", "dim": 5, **tables.get("network", {})}}
+    assert train(configure(**tables, loop={"steps": 2}), tmp_path, say=quiet).steps == 2
+
+
+def test_tensorboard_bfloat16_averages_and_small_pictures_in_one_run(configure: Configure, tmp_path: Path) -> None:
+    """What the other tests leave off: the numbers of metrics.jsonl stand in TensorBoard's file, too."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = configure(
+        loop={"tensorboard": True, "precision": "bf16", "small_scale": 0.7, "small_until": 0.5},
+        optimizer={"ema": 0.9, "accumulate": 2, "clip": 0.1},
+    )
+    train(config, tmp_path, say=quiet)
+
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [2, 4, 6, 8]
+    wanted = [line["loss"] for line in history(tmp_path) if "loss" in line]
+    assert [event.value for event in board.Scalars("loss")] == pytest.approx(wanted)
+    assert [event.step for event in board.Scalars("validation/r_at_1")] == [4, 8]
 
 
 def test_minutes_end_a_run(configure: Configure, tmp_path: Path) -> None:

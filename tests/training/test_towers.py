@@ -17,9 +17,9 @@ from lookalike.bundle import Bundle
 from lookalike.captions import read_captions
 from lookalike.cli import main
 from lookalike.encoder import Encoder
-from lookalike.errors import CatalogueError, CheckpointError, ConfigError, ExportError, ShapeError
+from lookalike.errors import CatalogueError, CheckpointError, ConfigError, ExportError, ShapeError, TrainingError
 from lookalike.text import Hashing
-from lookalike.training import export_words
+from lookalike.training import export_words, towers
 from lookalike.training.bagofwords import Counts, cca, ridge
 from lookalike.training.config import TrainConfig, read_config
 from lookalike.training.export_words import export_clip, export_towers
@@ -303,6 +303,33 @@ def test_a_killed_run_goes_on_bit_for_bit(configured: Callable[..., TrainConfig]
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert whole["watch"] == again["watch"] and whole["watch"]["losses"]
     assert {**whole["state"], "spent": 0} == {**again["state"], "spent": 0}
+
+
+def test_towers_that_stopped_early_and_were_killed_go_on_to_the_verdict(
+    configured: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to further steps, and the report says which step is kept."""
+    config = configured(loop={"steps": 100, "validate_every": 2, "patience": 2})
+    scores = iter(range(100, 0, -1))
+    means = towers.means
+    monkeypatch.setattr(towers, "means", lambda found: {**means(found), "text_r_at_1": float(next(scores))})
+    with monkeypatch.context() as patched:
+        patched.setattr(towers.Run, "_finish", lambda run: (_ for _ in ()).throw(MemoryError("killed")))
+        with pytest.raises(MemoryError):
+            train_towers(config, tmp_path, say=quiet)
+    monkeypatch.setattr(towers.Run, "_step", None)
+
+    assert train_towers(config, tmp_path, say=quiet).steps == 6
+    assert json.loads((tmp_path / "report.json").read_text())["kept_step"] == 2
+
+
+def test_a_gradient_that_is_none_stops_towers(
+    configured: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the weights have taken it."""
+    monkeypatch.setattr(towers.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(TrainingError, match="gradient is inf at step 0"):
+        train_towers(configured(), tmp_path, say=quiet)
 
 
 def test_the_bundle_answers_as_the_towers(run: Path, classes: Path, tmp_path: Path) -> None:
