@@ -23,7 +23,7 @@ MEASURES = {"one_shot": "one-shot, 20-way", "map_at_r": "MAP@R", "r_at_1": "R@1"
 
 
 def row(place: Path) -> dict:
-    config = read_config(place / "config.toml")
+    config = read_config(place / "config.toml", to_run=False)
     report, data = (json.loads((place / f"{name}.json").read_text()) for name in ("report", "data"))
     verdict = report["verdict"]
     return {

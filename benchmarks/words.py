@@ -42,7 +42,7 @@ class Setting:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self.config = read_config(run / "config.toml")
+        self.config = read_config(run / "config.toml", to_run=False)
         found = read_captions(self.config.data.root, self.config.text.columns)
         self.captions = found.keep(np.array([Path(path).is_file() for path in found.pictures]))
         self.parts = self.captions.parts(self.config.data.validation, self.config.data.test, self.config.seed)

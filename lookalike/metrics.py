@@ -237,7 +237,8 @@ def few_shot(
         raise ShapeError(
             f"{'one' if shot == 1 else 'few'}-shot episodes need a category with {way} classes of "
             f"{'two' if shot == 1 else shot + 1} pictures"
-            f"{' by the same two makers' if makers is not None else ''}: there is none; lower the number of ways"
+            f"{' by the same two makers' if makers is not None else ''}: there is none; lower the number of ways "
+            "(way, or validation.way in a configuration)"
         )
     dice = np.random.default_rng(seed)
     values = np.empty(episodes, dtype=np.float64)

@@ -75,7 +75,7 @@ def split(
     else:
         units = labels if by == "class" else _codes([(e.category, e.label if not e.category else "") for e in examples])
         sides = _by_unit(labels, units, {"validation": validation, "test": test}, seed)
-    _check(labels, sides, by)
+    _check(labels, sides, "catalogue" if any(example.split for example in examples) else by)
     return sides
 
 
@@ -85,16 +85,25 @@ def _codes(values: Sequence[Any]) -> Numbers:
     return np.array([numbers[value] for value in values], dtype=np.int64)
 
 
+_NONE_HELD_OUT = "or a share of 0 for validation or test"
+# How a split with too few classes on a side can succeed, by what stays together; `by` is data.split of a configuration.
+_REMEDIES = {
+    "category": f'more categories, or a split by class (by = "class", data.split in a configuration), {_NONE_HELD_OUT}',
+    "class": f'more classes, or a split by picture (by = "picture", data.split in a configuration), {_NONE_HELD_OUT}',
+    "picture": f"more classes of at least 2 pictures, {_NONE_HELD_OUT}",
+    "catalogue": "other sides in the column split of the catalogue, or none at all there",
+}
+
+
 def _check(labels: Numbers, sides: Sides, by: str) -> None:
     counts = {side: len(np.unique(labels[sides == side])) for side in SIDES if (sides == side).any()}
     poor = [side for side, count in counts.items() if count < 2]
     if poor or "train" not in counts:
         shares = ", ".join(f"{side} {count}" for side, count in counts.items())
-        advice = 'more categories, or by = "class"' if by == "category" else 'more classes, or by = "picture"'
         raise ConfigError(
             [
                 f"each side needs at least 2 classes, got {shares} of {len(np.unique(labels))} classes: it takes "
-                f"{advice}, or a share of 0 for validation or test"
+                f"{_REMEDIES[by]}"
             ],
             "split",
         )

@@ -119,6 +119,27 @@ def test_impossible_splits():
         split([Example(f"/{i}", f"c{i}", "", "validation" if i == 3 else "train") for i in range(4)])
 
 
+@pytest.mark.parametrize(
+    ("given", "by", "advice"),
+    [
+        ("", "class", 'a split by picture (by = "picture", data.split in a configuration)'),
+        ("", "category", 'a split by class (by = "class", data.split in a configuration)'),
+        ("", "picture", "more classes of at least 2 pictures"),
+        ("validation", "class", "other sides in the column split of the catalogue"),
+        ("validation", "picture", "other sides in the column split of the catalogue"),
+    ],
+)
+def test_too_few_classes_are_told_what_is_not_done_already(given, by, advice):
+    """The advice names the argument and the key of a configuration, and never what was asked for."""
+    examples = [Example(f"/{i}", "a", "x", given if i == 3 else "train" * bool(given)) for i in range(8)]
+    with pytest.raises(ConfigError) as caught:
+        split(examples, by=by)
+    (problem,) = caught.value.problems
+
+    assert advice in problem
+    assert f'= "{by}"' not in problem
+
+
 # ── leaks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

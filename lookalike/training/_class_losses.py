@@ -67,8 +67,6 @@ class CrossEntropy(ClassLoss):
         generator: draws the first class vectors.
     """
 
-    normalised: ClassVar[bool] = False
-
     def __init__(
         self,
         dim: int,
@@ -105,8 +103,6 @@ class MultiHinge(ClassLoss):
         margin: at least 0.
         generator: draws the first class vectors.
     """
-
-    normalised: ClassVar[bool] = False
 
     def __init__(self, dim: int, classes: int, margin: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__(dim, classes, True, generator)

@@ -19,14 +19,11 @@ class Loss(nn.Module):
         needs_triplets: a miner must choose triplets.
         needs_classes: the constructor takes `dim` and `classes`; labels are then numbers below `classes`.
         takes_references: a cross-batch memory can be used.
-        normalised: whether an embedding made for this loss usually has unit length. No loss demands it: those that
-            compare by angle scale the vectors themselves.
     """
 
     needs_triplets: ClassVar[bool] = False
     needs_classes: ClassVar[bool] = False
     takes_references: ClassVar[bool] = True
-    normalised: ClassVar[bool] = True
 
     def forward(
         self,

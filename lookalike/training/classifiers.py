@@ -308,7 +308,7 @@ def _networks(
     known = (*SVMS, *NETWORKS)
     problems = [f"unknown model {name!r}: there are {', '.join(known)}" for name in models if name not in known]
     files = {name: recipes()[name] for name in models if name in NETWORKS}
-    files |= {read_config(path, [_root(source)]).name: Path(path) for path in configs}
+    files |= {read_config(path, [_root(source)], to_run=False).name: Path(path) for path in configs}
     if len(files) < len(configs) + sum(name in NETWORKS for name in models):
         problems.append("two configurations have one name: change the key `name` of one")
     found = {}

@@ -1,8 +1,10 @@
 """A run as a document: TOML in, every problem at once, the resolved TOML out.
 
 `TrainConfig` has one table per part of a run. Everything has a default but ``data.root``. What a table may hold is
-checked by its types and bounds; what the tables say together (a miner for a loss that mines nothing, pairs without a
-pair loss) by `TrainConfig.problems`; both give all problems in one `ConfigError`, each with the nearest valid name.
+checked by its types and bounds; what the tables say together (a miner for a loss that mines nothing, a network that
+cannot be frozen so far) by `TrainConfig.problems`; what must be on this machine (weights, a teacher, a GPU) by
+`TrainConfig.missing`. `read_config` gives all of that in one `ConfigError`, each with the nearest valid name or what to
+write: where a value is wrong, the others are checked all the same.
 
 The parts of the program get plain arguments, never these tables.
 """
@@ -15,24 +17,40 @@ import os
 import re
 import tomllib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
+import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from lookalike.bundle import MANIFEST, Bundle, default_path
-from lookalike.errors import ConfigError
+from lookalike.errors import ConfigError, LookalikeError
 from lookalike.images import Fit, Preprocessing
 from lookalike.training.augment import Augmentation
 from lookalike.training.losses import LOSSES, PAIR_LOSSES
-from lookalike.training.miners import MINERS
-from lookalike.training.networks import defaults, nearest, option_types
+from lookalike.training.miners import MINERS, Schedule, SemiHard
+from lookalike.training.networks import (
+    Sketch,
+    defaults,
+    missing_weights,
+    nearest,
+    option_types,
+    pooling,
+    sketch,
+    unpublished,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+# A problem, after the keys that it is about: "table.key", several joined by blanks.
+Found = tuple[str, str]
+# Pixels of a side from which on all networks take pictures of any size, but for some of timm's.
+_ANY = 64
+# What a network is drawn up from.
+_NETWORK = "network.name network.options data.channels data.size"
 Size = tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]]
 
 __all__ = [
@@ -185,7 +203,8 @@ class MinerConfig(Kind):
 
     kind: str = "semi_hard"
     schedule: tuple[tuple[float, str], ...] = ()
-    """[[0.0, "random"], [0.3, "semi_hard"], …]: from which share of the run on which miner; takes the place of kind."""
+    """[[0.0, "random"], [0.3, "semi_hard"], …]: from which share of the run on which miner; takes the place of kind.
+    Each has its own defaults: other keys cannot stand beside it."""
 
 
 class TeacherConfig(Table):
@@ -425,6 +444,11 @@ class TrainConfig(Table):
         }
         return Preprocessing(**{**own, **{name: value for name, value in asked.items() if value is not None}})
 
+    def fitting(self, preprocessing: Mapping[str, Any]) -> TrainConfig:
+        """The same, its pictures fitted as `preprocessing` (the document of one) says, whatever the weights say."""
+        values = {name: tuple(v) if isinstance(v, list) else v for name, v in preprocessing.items()}
+        return self.model_copy(update={"data": self.data.model_copy(update=values)})
+
     def _own_preprocessing(self) -> dict[str, Any]:
         """That of the bundle which the weights are from, else that of the network's published weights."""
         weights = self.network.weights
@@ -434,70 +458,126 @@ class TrainConfig(Table):
             return {name: tuple(v) if isinstance(v, list) else v for name, v in document.items()}
         return defaults(self.network.name, self.data.channels)
 
-    def problems(self) -> list[str]:
-        """What cannot be together, or does not exist; empty where the run can start."""
-        return [*self._name_problems(), *self._combination_problems()]
+    def problems(self, unsure: Collection[str] = ()) -> list[str]:
+        """What cannot be together, or does not exist; empty where the run can start, given what it needs (`missing`).
 
-    def _name_problems(self) -> list[str]:
-        found = [] if self.data.root else ["data.root is missing: the folder of pictures, or a CSV file"]
+        Args:
+            unsure: what is not as it was asked for, since that could not be read: "table.key", or whole tables.
+                Nothing is said of what depends on it.
+        """
+        found = [*self._name_problems(), *self._combination_problems(), *self._network_problems()]
+        return _sure(found, unsure)
+
+    def missing(self, unsure: Collection[str] = ()) -> list[str]:
+        """What the run needs of this machine and does not find there. Nothing is read or fetched.
+
+        Args:
+            unsure: as for `problems`.
+        """
+        found = []
+        if (device := self.loop.device) != "auto" and not _no_device(device) and (wrong := _absent(device)):
+            found.append(("loop.device", f"loop.device {device!r} is not there: {wrong}"))
+        if not self.text.captions:  # of which these tables are no part
+            weights, recipe = self.network.weights, self.base.recipe
+            if weights not in (None, "hub") and (wrong := missing_weights(str(weights))):
+                found.append(("network.weights", f"network.weights: {wrong}"))
+            if recipe is not None and not Path(recipe).is_file():
+                found.append(("base.recipe", f"base.recipe: there is no file {recipe}"))
+            for bundle in self.teacher.bundles:
+                if bundle != "default" and not (Path(bundle) / MANIFEST).is_file():
+                    found.append(("teacher.bundles", f"teacher.bundles: there is no bundle {bundle}"))
+        return _sure(found, unsure)
+
+    def _name_problems(self) -> Iterator[Found]:
+        if not self.data.root:
+            yield "data.root", "data.root is missing: the folder of pictures, or a CSV file"
         try:
             re.compile(self.data.maker or "")
         except re.error as error:
-            found.append(f"data.maker {self.data.maker!r} is not a regular expression: {error}")
+            yield "data.maker", f"data.maker {self.data.maker!r} is not a regular expression: {error}"
         if unknown := nearest(self.network.name):
-            found.append(f"network.name {unknown}")
+            yield "network.name", f"network.name {unknown}"
         else:
-            found += _option_problems("network.options", self.network.options, option_types(self.network.name))
-        found += _kind_problems("loss", self.loss, LOSSES | PAIR_LOSSES, supplied=("dim", "classes", "generator"))
+            types = option_types(self.network.name)
+            for problem in _option_problems("network.options", self.network.options, types):
+                yield "network.name network.options", problem
+            if self.network.weights == "hub" and (wrong := unpublished(self.network.name)):
+                yield "network.name network.weights", f"network.weights: {wrong}"
+        if self.loop.device != "auto" and (wrong := _no_device(self.loop.device)):
+            yield "loop.device", f"loop.device {wrong}"
+        for problem in _made("loss", self.loss, LOSSES | PAIR_LOSSES, self._known())[0]:
+            yield "loss.kind", problem
         if self.miner is not None:
-            found += _kind_problems("miner", self.miner, MINERS)
-            for start, kind in self.miner.schedule:
-                if kind not in MINERS:
-                    found.append(f"miner.schedule names {kind!r}: {_did_you_mean(kind, MINERS)}")
-                if not 0 <= start < 1:
-                    found.append(f"miner.schedule starts {kind!r} at {start}: a share of the run, from 0 to below 1")
-        return found
+            for problem in (
+                _schedule_problems(self.miner) if self.miner.schedule else _made("miner", self.miner, MINERS)[0]
+            ):
+                yield "miner.kind miner.schedule", problem
 
-    def _combination_problems(self) -> list[str]:
+    def _known(self) -> dict[str, Any]:
+        """What a run gives to its loss itself. How many classes there are, only the pictures tell: here two."""
+        return {"dim": self.network.dim, "classes": 2, "generator": None}
+
+    def _combination_problems(self) -> list[Found]:
         loss = (LOSSES | PAIR_LOSSES).get(self.loss.kind)
         pairs, mined = self.loss.kind in PAIR_LOSSES, bool(getattr(loss, "needs_triplets", False))
         given = self.sampler.kind == "triplets"
         kind, network = self.loss.kind, self.network
+        spherical = next((name for name in self._miners() if name in MINERS and MINERS[name].needs_unit), "")
+        made = _made("loss", self.loss, LOSSES | PAIR_LOSSES, self._known())[1]
         checks = [
             (
+                "base.recipe network.weights",
                 self.base.recipe is not None and network.weights is not None,
                 "base.recipe makes the weights that this run starts from: leave network.weights out",
             ),
             (
+                "loss.kind sampler.kind",
                 pairs != (self.sampler.kind == "pairs") and loss is not None,
                 f"loss {kind!r} {'takes' if pairs else 'does not take'} pairs, sampler.kind is {self.sampler.kind!r}: "
                 f'write sampler.kind = "{"pairs" if pairs else "classes"}"',
             ),
             (
+                "loss.kind miner sampler.kind",
                 mined and self.miner is None and not given,
                 f'loss {kind!r} needs mined triplets: add [miner] kind = "semi_hard"',
             ),
             (
+                "loss.kind miner",
                 self.miner is not None and loss is not None and not mined,
                 f'[miner] has nothing to do: loss {kind!r} looks at the whole batch; remove it, or take loss "triplet"',
             ),
             (
+                "loss.kind teacher.bundles",
                 kind == "none" and not self.teacher.bundles,
                 'loss "none" learns from a teacher alone: name one in teacher.bundles, or choose another loss',
             ),
             (
+                "teacher.bundles teacher.vectors teacher.similarities",
                 bool(self.teacher.bundles) and self.teacher.vectors + self.teacher.similarities == 0,
                 "teacher.vectors and teacher.similarities are both 0: the teacher teaches nothing",
             ),
             (
+                "teacher.area",
+                self.teacher.area[0] > self.teacher.area[1],
+                f"teacher.area goes from the smaller share to the larger one, got {list(self.teacher.area)}",
+            ),
+            (
+                "teacher.aspect",
+                self.teacher.aspect[0] > self.teacher.aspect[1],
+                f"teacher.aspect goes from the narrower shape to the wider one, got {list(self.teacher.aspect)}",
+            ),
+            (
+                "teacher.bundles loss.kind sampler.kind",
                 bool(self.teacher.bundles) and (pairs or given),
                 f"[teacher] cannot be used with sampler.kind = {self.sampler.kind!r}",
             ),
             (
+                "sampler.pictures sampler.kind",
                 self.sampler.pictures < 2 and self.sampler.kind in ("classes", "category"),
                 "sampler.pictures must be at least 2, or a class has nothing to agree on",
             ),
             (
+                "sampler.pictures sampler.kind loss.kind",
                 self.sampler.pictures < 2
                 and self.sampler.kind == "every"
                 and kind != "none"
@@ -505,91 +585,199 @@ class TrainConfig(Table):
                 f"loss {kind!r} needs sampler.pictures of at least 2: a picture is alike with itself, augmented anew",
             ),
             (
+                "sampler.same_makers data.maker",
                 self.sampler.same_makers and self.data.maker is None,
                 "sampler.same_makers needs data.maker: a regular expression on file names whose group is the maker",
             ),
             (
+                "sampler.same_makers sampler.kind",
                 self.sampler.same_makers and self.sampler.kind not in ("classes", "category"),
                 f'sampler.same_makers goes with sampler.kind "classes" or "category", not {self.sampler.kind!r}',
             ),
             (
+                "data.labels sampler.kind",
                 self.data.labels == "none" and self.sampler.kind != "every",
                 f'data.labels = "none" knows no classes to draw, and sampler.kind is {self.sampler.kind!r}: '
                 'write sampler.kind = "every"',
             ),
             (
+                "data.labels validation.episodes",
                 self.data.labels == "none" and self.validation.episodes > 0,
                 'data.labels = "none" has no classes for validation.episodes: leave it 0',
             ),
-            (given and not mined, f'sampler.kind = "triplets" needs a loss over triplets, not {kind!r}'),
-            (given and self.miner is not None, 'sampler.kind = "triplets" brings its triplets: remove [miner]'),
             (
+                "sampler.kind loss.kind",
+                given and not mined,
+                f'sampler.kind = "triplets" needs a loss over triplets, not {kind!r}',
+            ),
+            (
+                "sampler.kind miner",
+                given and self.miner is not None,
+                'sampler.kind = "triplets" brings its triplets: remove [miner]',
+            ),
+            (
+                "memory.size loss.kind sampler.kind",
                 self.memory.size > 0 and (pairs or given),
                 f"[memory] cannot be used with sampler.kind = {self.sampler.kind!r}",
             ),
             (
+                "memory.size loss.kind",
                 self.memory.size > 0 and not getattr(loss, "takes_references", True),
                 f"[memory] is of no use to loss {kind!r}, which looks at its batch or at centres of its own",
             ),
             (
-                not network.normalise and self.miner is not None and self._mines("distance_weighted"),
-                'miner "distance_weighted" works on the unit sphere: network.normalise must be true',
+                "network.normalise miner.kind miner.schedule",
+                not network.normalise and bool(spherical),
+                f'miner "{spherical}" works on the unit sphere: network.normalise must be true',
             ),
-            (network.skip and network.head == "none", 'network.skip needs a head: network.head = "linear"'),
             (
+                "network.normalise loss.kind loss.squash",
+                network.normalise and bool(getattr(made, "needs_raw", False)),
+                f"loss {kind!r} takes the logistic function of each coordinate, which leaves hardly a difference "
+                "between vectors of unit length: set network.normalise = false, or loss.squash = false",
+            ),
+            (
+                "network.skip network.head",
+                network.skip and network.head == "none",
+                'network.skip needs a head: network.head = "linear"',
+            ),
+            (
+                "network.freeze network.head",
                 network.freeze == "all" and network.head == "none",
                 'network.freeze = "all" with head = "none" leaves nothing to train',
             ),
             (
+                "data.validation loop.patience",
                 self.data.validation == 0 and (self.loop.patience > 0),
                 "loop.patience needs held-out pictures: data.validation is 0",
             ),
             (
+                "data.validation data.test",
                 self.data.validation + self.data.test >= 0.9,
                 "data.validation + data.test leave less than a tenth to train on",
             ),
             (
+                "validation.select validation.episodes",
                 self.validation.select == "one_shot" and self.validation.episodes == 0,
                 'validation.select = "one_shot" needs validation.episodes above 0',
             ),
             (
+                "text.temperature text.coldest",
                 self.text.temperature < self.text.coldest,
                 f"text.temperature {self.text.temperature} is below text.coldest {self.text.coldest}",
             ),
             (
+                "text.captions data.validation",
                 self.text.captions and self.data.validation == 0,
                 "text.captions needs held-out pictures to choose the checkpoint: data.validation is 0",
             ),
             (
+                "text.tower sentences.model",
                 self.text.tower == "sentences" and not self.sentences.model,
                 'text.tower "sentences" needs a model: set sentences.model to a folder, or to a name on the hub',
             ),
             (
+                "sentences.model text.captions",
                 bool(self.sentences.model) and not self.text.captions,
                 "[sentences] reads words, and there are none: set text.captions, or leave sentences.model out",
             ),
             (
+                "views.count views.flip data.fit",
                 (self.views.count > 1 or self.views.flip) and self.data.fit == "pad",
                 '[views] moves the picture within its frame: data.fit = "pad" has another frame',
             ),
         ]
-        return [problem for wrong, problem in checks if wrong]
+        return [(keys, problem) for keys, wrong, problem in checks if wrong]
 
-    def _mines(self, kind: str) -> bool:
+    def _miners(self) -> list[str]:
+        """The names of what mines in this run, in turn."""
         if self.miner is None:
-            return False
-        return kind in [name for _, name in self.miner.schedule] or (
-            not self.miner.schedule and self.miner.kind == kind
-        )
+            return []
+        return [name for _, name in self.miner.schedule] or [self.miner.kind]
+
+    def _network_problems(self) -> Iterator[Found]:
+        """What does not go with the network; it is drawn up, without its numbers, only where that is a question."""
+        table = self.network
+        try:
+            factor = int(pooling(table.pool).factor)
+        except ValueError as error:
+            factor = 0
+            yield "network.pool", f"network.{error}"
+        special = bool(table.options) or table.skip or table.freeze not in (0, "all") or table.pool != "average"
+        if self.text.captions or nearest(table.name) or not (special or self._shrinks or self.data.size is not None):
+            return
+        types = option_types(table.name)
+        options = {name: v for name, v in table.options.items() if not _option_problems("", {name: v}, types)}
+        try:
+            size = self.preprocessing().size
+            smallest = min(size) * (self.loop.small_scale if self._shrinks else 1)
+            if not special and smallest >= _ANY and not table.name.startswith("timm:"):
+                return
+            drawn = sketch(table.name, channels=self.data.channels, size=size, options=options)
+        except ConfigError as error:
+            named = (line if line.startswith("network ") else f"network.name: {line}" for line in error.problems)
+            yield from ((_NETWORK, line) for line in named)
+        except LookalikeError as error:  # a damaged bundle
+            yield "network.weights", f"network.weights: {error}"
+        else:
+            if drawn is not None:
+                yield from self._head_problems(drawn, factor)
+                yield from self._size_problems(drawn, size)
+
+    @property
+    def _shrinks(self) -> bool:
+        return self.loop.small_scale < 1 and self.loop.small_until > 0
+
+    def _head_problems(self, drawn: Sketch, factor: int) -> Iterator[Found]:
+        """Of stages and features; `factor` is how many times the features are pooled, 0 where that is unknown."""
+        table, width = self.network, drawn.width * factor
+        if table.freeze != "all" and table.freeze > drawn.stages:
+            yield (
+                f"{_NETWORK} network.freeze",
+                f'network.freeze must be from 0 to {drawn.stages}, the stages of {table.name}, or "all"; '
+                f"got {table.freeze}",
+            )
+        if drawn.tokens and factor and table.pool != "average":
+            yield (
+                f"{_NETWORK} network.pool",
+                f'network.pool must be "average", got {table.pool!r}: {table.name} is a network of tokens, and pools '
+                "them itself",
+            )
+        if table.skip and factor and table.head != "none" and table.dim > width:
+            yield (
+                f"{_NETWORK} network.skip network.dim network.pool network.head",
+                f"network.dim must be at most {width}, the features of {table.name}, with network.skip; "
+                f"got {table.dim}",
+            )
+
+    def _size_problems(self, drawn: Sketch, size: tuple[int, int]) -> Iterator[Found]:
+        """Of the pictures as they are, and as they are at the beginning."""
+        scale, name = self.loop.small_scale, self.network.name
+        small = round(scale * size[0]), round(scale * size[1])
+        if wrong := drawn.refusal(size):
+            yield (
+                f"{_NETWORK} network.weights",
+                f"data.size: {name} takes no pictures of {size[0]} × {size[1]} pixels ({wrong}): set another size",
+            )
+        elif self._shrinks and (wrong := drawn.refusal(small)):
+            yield (
+                f"{_NETWORK} network.weights loop.small_scale loop.small_until",
+                f"loop.small_scale {scale} makes pictures of {small[0]} × {small[1]} pixels, which {name} does not "
+                f"take ({wrong}): set it to 1, or choose a network that takes any size",
+            )
 
 
-def read_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = ()) -> TrainConfig:
+def read_config(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Sequence[str] = (), *, to_run: bool = True
+) -> TrainConfig:
     """Read and check a configuration.
 
     Args:
         source: a TOML file, or its parsed content.
         overrides: ``table.key=value`` each, the value as TOML; what is no TOML is taken as text, so that
             ``data.root=/my pictures`` needs no quotes.
+        to_run: look for what the run needs of this machine, too (`TrainConfig.missing`). False reads the configuration
+            of a run that is over, perhaps on another machine.
 
     Raises:
         ConfigError: with every problem found.
@@ -599,35 +787,71 @@ def read_config(source: str | os.PathLike[str] | Mapping[str, Any], overrides: S
     problems: list[str] = []
     for override in overrides:
         document = _overridden(document, override, problems)
-    config = _validated(document, problems)
-    if config is not None:
-        problems += config.problems()
-    if config is None or problems:
+    config, unsure = _validated(document, problems)
+    problems += config.problems(unsure)
+    if to_run:
+        problems += config.missing(unsure)
+    if problems:
         raise ConfigError(problems, where)
     return config
 
 
-def _validated(document: Mapping[str, Any], problems: list[str]) -> TrainConfig | None:
-    """The tables, or None where something in them is wrong; what that is goes to `problems`."""
-    before, tables = len(problems), dict(document)
-    if isinstance(tables.get("augment"), Mapping):  # no table of ours: a class that stands on its own
-        names = _fields(Augmentation)
-        unknown = [name for name in tables["augment"] if name not in names]
-        problems += [f"unknown key augment.{name}: {_did_you_mean(name, names)}" for name in unknown]
-        try:
-            tables["augment"] = TypeAdapter(Augmentation).validate_python(_with_tuples(tables["augment"]))
-        except ValidationError as error:
-            problems += [_in_words({**found, "loc": ("augment", *found["loc"])}) for found in error.errors()]
-        except ConfigError as error:
-            problems += [f"augment.{problem}" for problem in error.problems]
-    if len(problems) > before:
-        del tables["augment"]
+def _validated(document: Mapping[str, Any], problems: list[str]) -> tuple[TrainConfig, set[str]]:
+    """The tables, with the default of what is wrong in them; what that is goes to `problems`.
+
+    Also what is unsure for that reason: the keys and tables with defaults that were not asked for, and those that an
+    unknown name may have meant.
+    """
+    tables = {name: dict(table) if isinstance(table, Mapping) else table for name, table in document.items()}
+    unsure: set[str] = set()
+    if isinstance(tables.get("augment"), dict):  # no table of ours: a class that stands on its own
+        tables["augment"] = _augmentation(tables["augment"], problems)
+    for name, model, family in (("loss", LossConfig, LOSSES | PAIR_LOSSES), ("miner", MinerConfig, MINERS)):
+        if isinstance(tables.get(name), dict):
+            misspelt = _misspelt(tables[name], _fields(model), family)
+            tables[name] = {key: value for key, value in tables[name].items() if key not in misspelt}
+            problems += [f"unknown key {name}.{key}: did you mean {field!r}?" for key, field in misspelt.items()]
+            unsure |= {f"{name}.{field}" for field in misspelt.values()}
     try:
-        config = TrainConfig.model_validate(_with_tuples(tables))
+        return TrainConfig.model_validate(_with_tuples(tables)), unsure
     except ValidationError as error:
-        problems += map(_in_words, error.errors())
-        return None
-    return config if len(problems) == before else None
+        found = error.errors()
+    problems += _in_words(found)
+    for one in found:
+        *outer, key = [str(part) for part in one["loc"][:2]]
+        (tables[outer[0]] if outer else tables).pop(key, None)
+        meant = _nearest(key, _fields(_table_at(outer))) if one["type"] == "extra_forbidden" else key
+        if meant is not None:
+            unsure.add(".".join([*outer, meant]))
+    return TrainConfig.model_validate(_with_tuples(tables)), unsure
+
+
+def _misspelt(table: Mapping[str, Any], fields: Sequence[str], family: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a table of free keys that can only mean one of its own, and which: no loss has an option "kindd"."""
+    strange = [key for key in table if key not in fields]
+    if not strange or set(fields) <= table.keys():
+        return {}
+    options = {name for kind in family.values() for name in _parameter_types(kind)}
+    meant = {key: _nearest(key, [*fields, *options]) or "" for key in strange if key not in options}
+    return {key: field for key, field in meant.items() if field in fields and field not in table}
+
+
+def _augmentation(table: Mapping[str, Any], problems: list[str]) -> Augmentation:
+    """[augment]: unknown names, then wrong types of the others, then what these say together."""
+    names = _fields(Augmentation)
+    kept = {name: value for name, value in table.items() if name in names}
+    problems += [f"unknown key augment.{name}: {_did_you_mean(name, names)}" for name in table if name not in names]
+    try:
+        try:
+            return TypeAdapter(Augmentation).validate_python(_with_tuples(kept))
+        except ValidationError as error:
+            found = error.errors()
+            problems += _in_words([{**one, "loc": ("augment", *one["loc"])} for one in found])
+            kept = {name: value for name, value in kept.items() if name not in {one["loc"][0] for one in found}}
+            TypeAdapter(Augmentation).validate_python(_with_tuples(kept))
+    except ConfigError as error:
+        problems += [f"augment.{problem}" for problem in error.problems]
+    return Augmentation()
 
 
 def write_config(config: TrainConfig) -> str:
@@ -665,40 +889,157 @@ def _overridden(document: dict[str, Any], override: str, problems: list[str]) ->
         return {**document, tables[0]: {"kind": value}}  # the other keys belonged to the kind before
     top = dict(document)
     place = top
-    for table in tables:
-        place[table] = dict(place.get(table) or {})
+    for number, table in enumerate(tables):
+        inner = place.get(table)
+        if not isinstance(inner, Mapping | None) or not _holds_keys(tables[: number + 1]):
+            path = ".".join(tables[: number + 1])
+            advice = " in the configuration" if _holds_keys(tables[: number + 1]) else f": write {path}=value"
+            problems.append(f"--set {override!r}: {path} is no table{advice}")
+            return document
+        place[table] = dict(inner or {})
         place = place[table]
     place[key] = value
     return top
 
 
-def _in_words(error: Any) -> str:
-    """One of pydantic's complaints as a line of ours: where, what, and the nearest valid name."""
-    *tables, key = [str(part) for part in error["loc"] if not str(part).startswith(("function-", "tuple[", "literal["))]
-    where = ".".join([*tables, key])
-    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        model: Any = TrainConfig
-        for table in tables:
-            model = model.model_fields[table].annotation if hasattr(model, "model_fields") else model
-        return f"unknown key {where}: {_did_you_mean(key, _fields(model))}"
-    got = "" if error["type"] in ("missing", "missing_argument") else f", got {error['input']!r}"
-    return f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}{got}"
+def _holds_keys(path: Sequence[str]) -> bool:
+    """Whether this may be a table: a table of ours, one of free keys, or a name nobody knows, of which more is said."""
+    annotation = _table_at(path)
+    if annotation is None:
+        return True
+    return bool(_fields(annotation)) or typing.get_origin(annotation) is dict
+
+
+def _table_at(path: Sequence[str]) -> Any:
+    """What is declared there: a table, or the type of a value; None for what is not."""
+    found: Any = TrainConfig
+    for name in path:
+        field = getattr(found, "model_fields", {}).get(name)
+        if field is None:
+            return None
+        options = [one for one in typing.get_args(field.annotation) if hasattr(one, "model_fields")]
+        found = options[0] if options else field.annotation
+    return found
+
+
+def _in_words(errors: Sequence[Any]) -> list[str]:
+    """Pydantic's complaints as lines of ours: where, what, and the nearest valid name. One line for each place."""
+    lines: dict[str, list[str]] = {}
+    values = {}
+    for error in errors:
+        # What follows table and key is a position in a list, or which of several types was tried.
+        where = [str(part) for number, part in enumerate(error["loc"]) if number < 2 or isinstance(part, int)]
+        if error["type"] == "extra_forbidden":
+            *outer, key = where
+            lines[f"unknown key {'.'.join(where)}"] = [_did_you_mean(key, _fields(_table_at(outer)))]
+            continue
+        place = ".".join(where)
+        said = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+        values[place] = "" if error["type"] in ("missing", "missing_argument") else f", got {error['input']!r}"
+        lines.setdefault(place, []).append(said)
+    return [f"{place}: {', or '.join(said)}{values.get(place, '')}" for place, said in lines.items()]
 
 
 def _fields(model: Any) -> list[str]:
     return list(getattr(model, "model_fields", None) or getattr(model, "__dataclass_fields__", {}))
 
 
+def _nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)), None)
+
+
 def _did_you_mean(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.4)
-    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(sorted(valid))}"
+    close = _nearest(name, valid)
+    return f"did you mean {close!r}?" if close else f"there are {', '.join(sorted(valid))}"
 
 
-def _kind_problems(where: str, table: Kind, family: Mapping[str, Any], supplied: Sequence[str] = ()) -> list[str]:
+def _sure(found: Iterable[Found], unsure: Collection[str]) -> list[str]:
+    """The problems that are about nothing unsure: neither a key, nor its table, nor, of a table, any of its keys."""
+    tables = {name.partition(".")[0] for name in unsure}
+
+    def judged(key: str) -> bool:
+        return not {key, key.partition(".")[0]} & set(unsure) and ("." in key or key not in tables)
+
+    return [problem for keys, problem in found if all(map(judged, keys.split()))]
+
+
+def _no_device(name: str) -> str | None:
+    """None where `name` is a device of PyTorch's, there or not; otherwise what is wrong with it."""
+    try:
+        known = torch.device(name).type != "meta"  # which computes nothing
+    except RuntimeError:
+        known = False
+    return None if known else f'{name!r} is no device: write "auto" (a GPU where there is one), "cpu", or "cuda:0"'
+
+
+def _absent(name: str) -> str | None:
+    """None where this machine has a device of that name; otherwise what it has."""
+    device = torch.device(name)
+    if device.type == "cpu":
+        return None
+    if device.type == "cuda":  # asked for their number only: a GPU that is touched here could not be shared later
+        count = torch.cuda.device_count()
+        if (device.index or 0) < count:
+            return None
+        if count:
+            return f'this machine has {", ".join(f"cuda:{number}" for number in range(count))}; name one, or "auto"'
+        return 'this machine has no GPU that PyTorch can use: write "auto" or "cpu", or install PyTorch for your GPU'
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return f'{str(error).splitlines()[0]}: write "auto" or "cpu"'
+    return None
+
+
+def _made(
+    where: str, table: Kind, family: Mapping[str, Any], known: Mapping[str, Any] | None = None
+) -> tuple[list[str], Any]:
+    """What is wrong with a loss or miner, and the thing itself where nothing is.
+
+    Args:
+        where: the name of the table.
+        table: names it, and gives its options.
+        family: what there is.
+        known: further arguments, for those that take them; a table cannot give these.
+    """
     if table.kind not in family:
-        return [f"{where}.kind {table.kind!r} is unknown: {_did_you_mean(table.kind, family)}"]
-    types = _parameter_types(family[table.kind])
-    return _option_problems(where, table.options, {name: kind for name, kind in types.items() if name not in supplied})
+        return [f"{where}.kind {table.kind!r} is unknown: {_did_you_mean(table.kind, family)}"], None
+    kind, known = family[table.kind], known or {}
+    types = _parameter_types(kind)
+    own = {name: type_ for name, type_ in types.items() if name not in known}
+    problems, options = [], {}
+    for name, value in table.options.items():
+        wrong = _option_problems(where, {name: value}, own)
+        problems += wrong
+        if not wrong:
+            options[name] = value
+    while True:
+        try:
+            made = kind(**options, **{name: value for name, value in known.items() if name in types})
+            return problems, None if problems else made
+        except (TypeError, ValueError) as error:
+            # A message begins with the argument that it is about: without that, the next one may show.
+            problems.append(f"{where}.{error}")
+            if options.pop(str(error).partition(" ")[0], None) is None:
+                return problems, None
+
+
+def _schedule_problems(table: MinerConfig) -> list[str]:
+    problems = [
+        f"miner.{name} has no part beside miner.schedule, whose miners have their defaults: remove one of the two"
+        for name in table.options
+    ]
+    for start, kind in table.schedule:
+        if kind not in MINERS:
+            problems.append(f"miner.schedule names {kind!r}: {_did_you_mean(kind, MINERS)}")
+        if not 0 <= start < 1:
+            problems.append(f"miner.schedule starts {kind!r} at {start}: a share of the run, from 0 to below 1")
+    if all(0 <= start < 1 for start, _ in table.schedule):
+        try:
+            Schedule([(start, MINERS.get(kind, SemiHard)()) for start, kind in table.schedule])
+        except ValueError as error:
+            problems.append(f"miner.schedule: {error}")
+    return problems
 
 
 def _option_problems(where: str, options: Mapping[str, Any], types: Mapping[str, Any]) -> list[str]:

@@ -85,7 +85,9 @@ def export_run(
     kept = place / ("best.pt" if (place / "best.pt").exists() else "last.pt")
     if not kept.exists():
         raise CheckpointError(f"{place} has no checkpoint yet: run the training, then export")
-    config = read_config(place / "config.toml")
+    config = read_config(place / "config.toml", to_run=False)
+    data = json.loads((place / "data.json").read_text(encoding="utf-8"))
+    config = config.fitting(data.get("preprocessing", {}))
     trained_at = config.preprocessing().size
     if size is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"size": size})})
@@ -94,7 +96,6 @@ def export_run(
     network.load_state_dict(state["network"])
     retrieval = Retrieval.load(RunFolder(place, print)) or Retrieval()
     retrieval.apply(network, config)
-    data = json.loads((place / "data.json").read_text(encoding="utf-8"))
     report = _json_or_none(place / "report.json")
     manifest = _run_manifest(config, data, report, state["step"])
     if size is None or size == trained_at:

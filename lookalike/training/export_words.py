@@ -58,7 +58,7 @@ __all__ = ["export_clip", "export_towers", "is_clip", "is_towers"]
 def is_towers(run: str | os.PathLike[str]) -> bool:
     """Whether a folder is a run of two towers."""
     config = Path(run) / "config.toml"
-    return config.is_file() and read_config(config).text.captions
+    return config.is_file() and read_config(config, to_run=False).text.captions
 
 
 def is_clip(source: str) -> bool:
@@ -114,7 +114,7 @@ def export_towers(
     place = Path(run)
     if not (place / "best.pt").exists():
         raise CheckpointError(f"{place} has no checkpoint yet: run the training, then export")
-    config = read_config(place / "config.toml")
+    config = read_config(place / "config.toml", to_run=False)
     kept = load_checkpoint(place / "best.pt")
     data = json.loads((place / "data.json").read_text(encoding="utf-8"))
     report = json.loads(held.read_text(encoding="utf-8")) if (held := place / "report.json").exists() else None

@@ -65,7 +65,7 @@ class RunFolder:
         held = self.path / "config.toml"
         if held.exists():
             try:
-                before = read_config(held)
+                before = read_config(held, to_run=False)
             except ConfigError as error:
                 raise CheckpointError(
                     f"{self.path} holds a run that this version cannot read ({error}): "

@@ -69,10 +69,10 @@ class PairLoss(nn.Module):
     """A loss over pairs.
 
     Attributes:
-        normalised: whether an embedding made for this loss usually has unit length.
+        needs_raw: embeddings must not have been brought to unit length.
     """
 
-    normalised: ClassVar[bool] = True
+    needs_raw: bool = False
 
     def forward(self, left: torch.Tensor, right: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
         """The mean loss of pairs.
@@ -135,39 +135,28 @@ class LearnedMetric(PairLoss):
     The logit of "alike" is b + Σ w(i) |left(i) - right(i)|, trained with binary cross-entropy. It starts as a plain L1
     distance (all w equal and negative), so that it ranks sensibly from the first step.
 
+    The weighted L1 distance teaches, and is not served. Its weights w and b stay in the run's checkpoint: validation,
+    the verdict, thresholds, the bundle and every index compare the embeddings themselves (before `squash`), by their
+    cosine, as everywhere in this package. What is lost is the difference in weight between the coordinates, and what
+    the two distances rank differently; the verdict is about what is served. A loss that trains the cosine itself loses
+    nothing.
+
     Args:
         dim: of the embedding.
         squash: take the logistic function of each coordinate first, as in the paper, where it is the network's last
-            layer; for embeddings without unit length.
-    """  # noqa: D205
+            layer. It wants embeddings that were not brought to unit length: those have coordinates near zero, of which
+            it leaves hardly a difference. False takes embeddings as they are, of unit length or not.
 
-    normalised: ClassVar[bool] = False
+    Attributes:
+        needs_raw: as for every `PairLoss`; that of `squash`.
+    """  # noqa: D205
 
     def __init__(self, dim: int, squash: bool = True) -> None:
         super().__init__()
-        self.squash = squash
+        self.squash = self.needs_raw = squash
         # Coordinates of a random unit vector, or logistic ones, differ by about dim ** -0.5 in all: logits near ±1.
         self.weight = nn.Parameter(torch.full((int(at_least("dim", dim, 1)),), -(dim**-0.5)))
         self.bias = nn.Parameter(torch.ones(()))
-
-    def similarity(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """Logits of "alike" (n, m) of every row of `left` (n, d) with every row of `right` (m, d); higher is closer.
-
-        Only the (n, m) result is held: the positive and the negative weights each give an L1 distance.
-
-        Raises:
-            ShapeError: not two matrices as wide as `dim`.
-        """
-        dim = len(self.weight)
-        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != dim or right.shape[1] != dim:
-            raise ShapeError(f"left and right must be (n, {dim}) and (m, {dim}), got {left.shape} and {right.shape}")
-        with full_precision(left):
-            left, right = self._squashed(precise(left)), self._squashed(precise(right))
-            weight, logits = self.weight.to(left.dtype), self.bias.to(left.dtype).expand(len(left), len(right))
-            for sign in (1, -1):
-                scale = (sign * weight).clamp(min=0)
-                logits = logits + sign * torch.cdist(left * scale, right * scale, p=1.0)
-            return logits
 
     def logits(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Logits of "alike" (n,) of pairs of rows."""
@@ -374,7 +363,8 @@ class AllTriplets(Loss):
         super().__init__()
         if soft:
             raise ValueError(
-                "AllTriplets has no soft margin: it cannot be exact without making every triplet; take Triplet"
+                "soft must be false: AllTriplets has no soft margin, it cannot be exact without making every triplet; "
+                'take Triplet ("triplet" in a configuration)'
             )
         check_reduction(reduction)
         self.margin = at_least("margin", margin, 0)

@@ -274,7 +274,10 @@ class DistanceWeighted(Miner):
 
     def __init__(self, cutoff: float = 0.5, nonzero_loss_cutoff: float = 1.4) -> None:
         if not 0 < cutoff < nonzero_loss_cutoff <= 2:
-            raise ValueError(f"0 < cutoff < nonzero_loss_cutoff <= 2 must hold, got {cutoff} and {nonzero_loss_cutoff}")
+            raise ValueError(
+                "cutoff must lie between 0 and nonzero_loss_cutoff, and that at most at 2, the farthest on the sphere; "
+                f"got {cutoff} and {nonzero_loss_cutoff}"
+            )
         self.cutoff, self.nonzero_loss_cutoff = cutoff, nonzero_loss_cutoff
 
     def _mine(

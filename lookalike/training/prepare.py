@@ -300,6 +300,7 @@ def _write_data(
     sizes = Counter(example.label for example in found.examples)
     document = {
         "fingerprint": fingerprint(config.data.root, found.examples),
+        "preprocessing": config.preprocessing().to_document(),  # the bundle it may come from can move
         "pictures": {side: len(rows) for side, rows in parts.items()},
         "classes": len(sizes),
         "classes_by_part": {side: len(np.unique(labels[rows])) for side, rows in parts.items()},

@@ -152,10 +152,13 @@ class WithinCategory:
         if len(self._members) < 2:
             problems.append(
                 "batches within a category need pictures of at least 2 categories, got 1: give labels a category, or "
-                "sample class by class"
+                'sample class by class (sampler.kind = "classes")'
             )
         if not 1 <= self._groups <= max(1, len(self._members)):
-            problems.append(f"groups must be between 1 and the {len(self._members)} categories, got {self._groups}")
+            problems.append(
+                f"groups (sampler.categories) must be between 1 and the {len(self._members)} categories, "
+                f"got {self._groups}"
+            )
         if not 0 <= self._share <= 1:
             problems.append(f"share must be between 0 and 1, got {self._share}")
         if problems:
@@ -262,7 +265,10 @@ class ExplicitTriplets:
         self._triplets = np.asarray(triplets, dtype=np.int64).reshape(-1, 3)
         if not 1 <= count <= len(self._triplets):
             raise ConfigError(
-                [f"a batch of {count} triplets from a list of {len(self._triplets)}: take between 1 and that many"],
+                [
+                    f"a batch of {count} triplets from a list of {len(self._triplets)}: take between 1 and that many "
+                    "(sampler.pairs)"
+                ],
                 "sampler",
             )
         self._passes = _Passes(len(self._triplets), count, seed)

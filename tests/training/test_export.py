@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,6 +82,25 @@ def test_a_run_can_go_on_from_a_bundle(run: Path, configure: Configure, tmp_path
             torch.testing.assert_close(value, kept[name], atol=2e-3, rtol=2e-3)
     outcome = train(config, tmp_path / "next", say=quiet)
     assert outcome.verdict is not None and outcome.verdict.base == f"the encoder {bundle.name}"
+
+
+def test_a_run_is_exported_as_it_saw_its_pictures_wherever_its_base_is(
+    run: Path, configure: Configure, tmp_path: Path
+) -> None:
+    """Mean, spread and size came from the bundle it began with, which is gone."""
+    own = {"mean": [0.9] * 3, "std": [0.3] * 3, "interpolation": "bicubic"}
+    bundle = export_run(run, tmp_path / "bundle")
+    manifest = bundle.path / "manifest.json"
+    held = json.loads(manifest.read_text())
+    held["image"].update(own)
+    manifest.write_text(json.dumps(held))
+    config = configure(data={"channels": 1}, network={"weights": str(bundle.path)}, loop={"steps": 1})
+    train(config, tmp_path / "next", say=quiet)
+    shutil.rmtree(bundle.path)
+
+    found = export_run(tmp_path / "next", tmp_path / "again").preprocessing.to_document()
+
+    assert {name: found[name] for name in own} == own and found["size"] == [24, 24]
 
 
 def test_a_graph_that_disagrees_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,7 @@ def test_all_triplets_never_makes_the_cube(monkeypatch):
 
 def test_all_triplets_has_no_soft_margin():
     """It says why, and what to take."""
-    with pytest.raises(ValueError, match=r"no soft margin.*take Triplet"):
+    with pytest.raises(ValueError, match=r"^soft must be false: .*no soft margin.*take Triplet"):
         AllTriplets(soft=True)
 
 
@@ -387,22 +387,24 @@ def test_learned_metric_is_kochs_loss(squash):
     check_equal(ours, looped, left, right, metric.weight, metric.bias)
 
 
-@pytest.mark.parametrize("squash", [True, False])
-def test_learned_similarity_ranks_by_the_logits_of_pairs(squash):
-    """Every row against every row, weights of both signs: the same numbers as pair by pair."""
-    left, right, metric = a_batch([7])[0], a_batch([9], seed=1)[0], a_learned_metric(squash)
-    expected = torch.stack([metric.logits(row.expand_as(right), right) for row in left])
-
-    torch.testing.assert_close(metric.similarity(left, right), expected)
-
-
 def test_a_new_learned_metric_ranks_by_distance():
     """Before any training, the nearest of three is the most similar, and a picture is like itself."""
     points = torch.tensor([[0.0] * DIM, [0.1] * DIM, [0.5] * DIM, [2.0] * DIM])
 
-    similarity = LearnedMetric(DIM).similarity(points[:1], points)[0]
-    assert similarity.argsort(descending=True).tolist() == [0, 1, 2, 3]
-    assert similarity[0] > 0
+    logits = LearnedMetric(DIM).logits(points[:1].expand_as(points), points)
+    assert logits.argsort(descending=True).tolist() == [0, 1, 2, 3]
+    assert logits[0] > 0
+
+
+def test_the_papers_learned_metric_tells_unit_vectors_hardly_apart():
+    """Why it asks for raw ones: of unit vectors the logistic function leaves a quarter of the difference."""
+    dice = torch.Generator().manual_seed(0)
+    left, right = functional.normalize(torch.randn(2, 500, 128, generator=dice), dim=2)
+    spread = {squash: LearnedMetric(128, squash).logits(left, right).std() for squash in (True, False)}
+
+    assert spread[True] < 0.26 * spread[False]
+    assert LearnedMetric(128).needs_raw and not LearnedMetric(128, squash=False).needs_raw
+    assert not PairContrastive().needs_raw
 
 
 # ── softmax over the batch ───────────────────────────────────────────────────────────────────────────────────────────
@@ -682,6 +684,50 @@ def test_n_pairs_is_equal_to_pytorch_metric_learning():
     )
 
 
+@pytest.mark.parametrize("squared", [False, True])
+def test_pair_contrastive_is_equal_to_pytorch_metric_learning(squared):
+    """Its contrastive loss on the same pairs. It has the hinges alone: of its losses per pair ours is half the square.
+
+    It takes the mean over positives that cost anything, plus that over negatives; ours is the mean over all pairs.
+    """
+    from pytorch_metric_learning import distances, losses, reducers
+
+    left, right = (a_batch(SIZES["even"], seed)[0] for seed in (0, 1))
+    same, places = torch.arange(len(left)) % 3 == 0, torch.arange(len(left))
+    raw = distances.LpDistance(normalize_embeddings=False)
+    peer = losses.ContrastiveLoss(pos_margin=0.4, neg_margin=1.2, distance=raw, reducer=reducers.DoNothingReducer())
+    pairs = (places[same], places[same], places[~same], places[~same])
+
+    def theirs(x, y):
+        found = peer(x, None, pairs, y, None)
+        hinges = torch.cat([found["pos_loss"]["losses"], found["neg_loss"]["losses"]])
+        return (hinges**2 / 2 if squared else hinges).sum() / len(x)
+
+    check_equal(lambda x, y: PairContrastive(1.2, 0.4, squared)(x, y, same), theirs, left, right, rtol=1e-7)
+
+
+def test_multi_hinge_is_equal_to_scikit_learn():
+    """pytorch-metric-learning has no such loss; scikit-learn has its value (Crammer and Singer, margin 1)."""
+    from sklearn.metrics import hinge_loss
+
+    rows, labels = class_batch()
+    loss = MultiHinge(DIM, CLASSES).double()
+
+    expected = hinge_loss(labels.numpy(), loss.scores(rows).detach().numpy())
+    assert float(loss(rows, labels).detach()) == pytest.approx(expected, rel=1e-12)
+
+
+def test_multi_hinge_of_two_classes_is_equal_to_torch():
+    """PyTorch's adds up all wrong classes and divides by the number of classes: with two, it is half of ours."""
+    rows, labels = class_batch()
+    call, parameters = with_weights(MultiHinge(DIM, 2, 0.7), labels % 2)
+
+    def theirs(x, weight, bias):
+        return 2 * functional.multi_margin_loss(functional.linear(x, weight, bias), labels % 2, margin=0.7)
+
+    check_equal(call, theirs, rows, *parameters)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_triplet_is_equal_to_pytorch_metric_learning(soft):
     """Over given triplets, hard and soft."""
@@ -857,7 +903,6 @@ def test_references_of_half_precision_are_taken(name):
         ),
         (lambda: PairContrastive()(torch.ones(2, 2), torch.ones(3, 2), torch.ones(2).bool()), "left and right"),
         (lambda: PairContrastive()(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2)), "same must be"),
-        (lambda: LearnedMetric(3).similarity(torch.ones(2, 2), torch.ones(2, 3)), r"\(n, 3\) and \(m, 3\)"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(wrong, message):

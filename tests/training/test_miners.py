@@ -332,7 +332,7 @@ def test_what_makes_no_sense_is_refused():
         (lambda: SemiHard(margin=0.0), r"margin must be above 0, got 0\.0"),
         (lambda: SemiHard(otherwise="nearest"), "farthest or skip, got 'nearest'"),
         (lambda: SemiHard(distance="cosine"), "squared, euclidean, got 'cosine'"),
-        (lambda: DistanceWeighted(1.5, 1.4), r"got 1\.5 and 1\.4"),
+        (lambda: DistanceWeighted(1.5, 1.4), r"^cutoff must lie between .* got 1\.5 and 1\.4"),
         (lambda: DistanceWeighted()(2 * torch.ones(2, 2), torch.arange(2), None, dice()), "unit length, got 2.83"),
     ]:
         with pytest.raises(ValueError, match=message):

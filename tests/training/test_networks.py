@@ -12,7 +12,7 @@ from torch import nn
 
 from lookalike.errors import ConfigError, TrainingError
 from lookalike.images import Preprocessing
-from lookalike.training.networks import Network, build, channel_shuffle, defaults, names, nearest, option_types
+from lookalike.training.networks import Network, build, channel_shuffle, defaults, names, nearest, option_types, sketch
 from lookalike.training.networks.external import SameConv2d
 from lookalike.training.networks.shufflenet import UnitV1
 from lookalike.training.networks.small import Block
@@ -422,6 +422,48 @@ def test_options_are_those_of_the_network():
         build("shufflenet_v1", groups=5)
     with pytest.raises(ConfigError, match="channels"):
         build("resnet50", channels=4)
+
+
+@pytest.mark.parametrize(
+    "name", ["vgg16", "small", "torchvision:densenet121", "timm:test_vit", "timm:test_efficientnet"]
+)
+def test_a_sketch_is_like_its_network(name):
+    """Width, stages and whether there are tokens, of shapes without numbers; torch's generator is left as it was."""
+    state = torch.get_rng_state()
+    drawn, network = sketch(name, size=(64, 64)), build(name, size=(64, 64))
+
+    assert drawn is not None
+    assert all(parameter.is_meta for parameter in drawn.network.parameters())
+    assert (drawn.width, drawn.stages, drawn.tokens) == (network.width, len(network.stages()), network.tokens)
+    assert drawn.refusal((64, 64)) == ""
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_sketch_says_which_pictures_its_network_does_not_take():
+    """Those that it was not built for, and those that are too small, in the network's own words."""
+    fixed = sketch("timm:vit_tiny_patch16_224", size=(96, 96))
+    small = sketch("alexnet")
+
+    assert fixed is not None and small is not None
+    assert fixed.refusal((96, 96)) == "" and "(64)" in fixed.refusal((64, 96))
+    assert small.refusal((64, 64)) == "" and "too small" in small.refusal((16, 16))
+
+
+def test_what_cannot_be_drawn_up_is_refused_like_the_network(monkeypatch):
+    """Options that make no sense; a network that timm fails to make. Only what needs numbers is not known."""
+    with pytest.raises(ConfigError, match="must be odd"):
+        sketch("small", options={"kernel": 2})
+    with pytest.raises(ConfigError, match="resnet50"):
+        sketch("resnet5")
+    import timm
+
+    for error, known in [(NotImplementedError("Cannot copy out of meta tensor"), True), (KeyError("width"), False)]:
+        monkeypatch.setattr(timm, "create_model", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        if known:
+            assert sketch("timm:test_vit") is None
+        else:
+            with pytest.raises(ConfigError, match=r"timm cannot make 'test_vit': 'width'"):
+                sketch("timm:test_vit")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -19,7 +19,7 @@ from lookalike import metrics
 from lookalike.bundle import default_path
 from lookalike.encoder import Encoder
 from lookalike.errors import BundleError, TrainingError
-from lookalike.training.networks import EmbeddingNetwork, build, read_weights, weights_file
+from lookalike.training.networks import EmbeddingNetwork, build, missing_weights, read_weights, weights_file
 from lookalike.training.networks.weights import load_weights
 
 NAME = "shufflenet_v2_x0_5"
@@ -191,6 +191,20 @@ def test_missing_files_and_folders_that_are_no_bundle(tmp_path):
         build(NAME, weights=tmp_path / "nothing.pth")
     with pytest.raises(BundleError):
         build(NAME, weights=tmp_path)
+
+
+def test_missing_weights_are_known_without_reading(tmp_path):
+    """What `weights_file` would refuse, and nothing else; an address is not asked."""
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    (tmp_path / "a.pth").write_bytes(b"")
+
+    assert missing_weights("default") is None
+    assert missing_weights(tmp_path / "a.pth") is None
+    assert missing_weights("http://127.0.0.1:9/weights.pth") is None
+    assert missing_weights(tmp_path / "b.pth").startswith(f"no weights at {tmp_path / 'b.pth'}: give a")
+    assert missing_weights(tmp_path).startswith(f"folder {tmp_path} has no weights.safetensors")
+    assert missing_weights(tmp_path / "bundle").startswith(f"bundle {tmp_path / 'bundle'} has no weights")
 
 
 def test_the_bundle_that_ships_is_a_base():

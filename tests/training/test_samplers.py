@@ -198,7 +198,7 @@ def test_impossible_categories():
     with pytest.raises(ConfigError) as caught:
         WithinCategory(LABELS, CATEGORIES, classes=4, pictures=2, groups=9, share=1.5, seed=0)
     assert caught.value.problems == [
-        "groups must be between 1 and the 4 categories, got 9",
+        "groups (sampler.categories) must be between 1 and the 4 categories, got 9",
         "share must be between 0 and 1, got 1.5",
     ]
     with pytest.raises(ShapeError, match="categories must have shape"):

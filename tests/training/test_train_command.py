@@ -83,6 +83,8 @@ def test_errors_are_one_line_each_and_all_at_once(tmp_path: Path, capsys: pytest
     assert run("train", str(config), "--to", str(tmp_path / "b")) == 1
     err = capsys.readouterr().err
     assert "did you mean 'labels'" in err
+    assert "unknown key loss.margn: did you mean 'margin'?" in err
+    assert "add [miner]" in err
     assert "Traceback" not in err
 
     assert run("train", str(tmp_path / "missing"), "--to", str(tmp_path / "b")) == 1

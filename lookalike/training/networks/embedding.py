@@ -147,7 +147,9 @@ class EmbeddingNetwork(nn.Module):
         """
         count = len(self.base.stages())
         if stages != "all" and not 0 <= stages <= count:
-            raise ConfigError([f'freeze must be from 0 to {count}, the stages of the base, or "all"; got {stages!r}'])
+            raise ConfigError(
+                [f'freeze must be from 0 to {count}, the stages of the base, or "all"; got {stages!r}'], "network"
+            )
         self._frozen = stages
         self._set_learning()
 

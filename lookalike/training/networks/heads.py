@@ -65,7 +65,7 @@ class SkipHead(nn.Module):
     def __init__(self, width: int, dim: int, branch: nn.Module) -> None:
         super().__init__()
         if dim > width:
-            raise ValueError(f"a skip head cannot give more numbers than it gets: dim {dim}, features {width}")
+            raise ValueError(f"dim {dim} is more than the {width} features, and a skip head adds none: at most {width}")
         self.branch = branch
         self.gate = nn.Parameter(torch.zeros(dim))
         self.register_buffer("centre", torch.zeros(width))

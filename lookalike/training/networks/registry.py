@@ -23,7 +23,7 @@ from lookalike.training.networks.small import SmallNetwork
 from lookalike.training.networks.vgg import VGG16
 from lookalike.training.networks.weights import load_weights, matches, read_weights, weights_file
 
-__all__ = ["build", "defaults", "names", "nearest", "option_types"]
+__all__ = ["build", "defaults", "names", "nearest", "option_types", "unpublished"]
 
 _NETWORKS: dict[str, Callable[..., Network]] = {
     "alexnet": AlexNet,
@@ -238,14 +238,29 @@ def _made(
         raise ConfigError([f"network {name!r}: {error}"], "network") from error
 
 
+def unpublished(name: str) -> str | None:
+    """None where weights "hub" can be asked for; otherwise what is wrong with that. Nothing is fetched.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    _check_name(name)
+    if name.startswith(_TIMM):  # which tells in its own words, once the hub has been asked
+        return None
+    plain = name.removeprefix(_TORCHVISION)
+    if name not in _UNPUBLISHED and _published(plain) is not None:
+        return None
+    return f'there are no weights "hub" for {name}: give a file, a URL or a bundle folder'
+
+
 def _hub_state(name: str) -> dict[str, Tensor]:
     """The weights torchvision publishes; it downloads them once."""
     import torchvision
 
+    if wrong := unpublished(name):
+        raise TrainingError(wrong)
     plain = name.removeprefix(_TORCHVISION)
-    published = None if name in _UNPUBLISHED else _published(plain)
-    if published is None:
-        raise TrainingError(f'there are no weights "hub" for {name}: give a file, a URL or a bundle folder')
+    published = _published(plain)
     try:
         state: dict[str, Tensor] = torchvision.models.get_model(plain, weights=published, progress=False).state_dict()
     except (OSError, RuntimeError) as error:

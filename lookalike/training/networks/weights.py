@@ -15,14 +15,16 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from lookalike.bundle import Bundle, default_path
+from lookalike.bundle import MANIFEST, Bundle, default_path
 from lookalike.errors import TrainingError
 
 if TYPE_CHECKING:
     from lookalike.training.networks.base import Network
 
-__all__ = ["Report", "first_convolution", "load_weights", "matches", "read_weights", "weights_file"]
+__all__ = ["Report", "first_convolution", "load_weights", "matches", "missing_weights", "read_weights", "weights_file"]
 
+# The weights in a bundle folder.
+_IN_BUNDLE = "weights.safetensors"
 # What training programs put around a network's own names; our own bundles say "base." and "base.net.".
 _WRAPPERS = ("module.", "_orig_mod.", "network.", "model.", "base.", "net.")
 # Where training programs keep the weights within a checkpoint.
@@ -153,18 +155,35 @@ def weights_file(source: str | os.PathLike[str], cache: str | os.PathLike[str] |
         BundleError: a bundle that is damaged.
     """
     text = os.fspath(source)
-    if urlparse(text).scheme in ("http", "https"):
+    if _is_url(text):
         folder = Path(cache) if cache is not None else Path(torch.hub.get_dir()) / "checkpoints"
         return _downloaded(text, folder)
     path = default_path() if text == "default" else Path(text)
     if path.is_dir():
-        file = Bundle.load(path).path / "weights.safetensors"
-        if not file.is_file():
-            raise TrainingError(f"bundle {path} has no weights.safetensors: it cannot be trained further")
-        return file
-    if not path.is_file():
-        raise TrainingError(f"no weights at {path}: give a .safetensors or .pth file, a URL, or a bundle folder")
-    return path
+        Bundle.load(path)
+    if wrong := missing_weights(text):
+        raise TrainingError(wrong)
+    return path / _IN_BUNDLE if path.is_dir() else path
+
+
+def missing_weights(source: str | os.PathLike[str]) -> str | None:
+    """None where `weights_file` finds something, or would have to fetch it; otherwise what is wrong. Reads nothing."""
+    text = os.fspath(source)
+    if _is_url(text):
+        return None
+    path = default_path() if text == "default" else Path(text)
+    if path.is_dir():
+        if (path / _IN_BUNDLE).is_file():
+            return None
+        what = "bundle" if (path / MANIFEST).is_file() else "folder"
+        return f"{what} {path} has no {_IN_BUNDLE}: it cannot be trained further"
+    if path.is_file():
+        return None
+    return f"no weights at {path}: give a .safetensors or .pth file, a URL, or a bundle folder"
+
+
+def _is_url(text: str) -> bool:
+    return urlparse(text).scheme in ("http", "https")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
