@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 import os
@@ -44,10 +43,17 @@ def seed_of(*numbers: int) -> int:
 
 
 def device_for(name: str) -> str:
-    """For "auto" the GPU of this process, or the CPU where there is none. Raises ConfigError for what is not there."""
+    """The device of this process.
+
+    Args:
+        name: "auto" for its GPU, or the CPU where there is none; "cuda" for its GPU; or any other of PyTorch's.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # without a number it is the first one, in all processes
     if name == "auto":
-        if torch.cuda.is_available():
-            return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         return "cpu"
     try:
         torch.empty(1, device=name)
@@ -175,7 +181,7 @@ def averaged(network: nn.Module, decay: float) -> AveragedModel | None:
             else:
                 mine.copy_(theirs)
 
-    return AveragedModel(copy.deepcopy(network), multi_avg_fn=average, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def compiled(network: nn.Module, say: Callable[[str], None]) -> Callable[[Tensor], Tensor]:
