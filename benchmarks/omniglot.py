@@ -38,7 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from encode import machine, versions
 
 from lookalike.encoder import Encoder
-from lookalike.labels import labelled
+from lookalike.errors import ExportError
+from lookalike.labels import labelled, makers_of
 from lookalike.metrics import mean_interval, one_shot
 
 Rows = npt.NDArray[np.int64]
@@ -83,21 +84,26 @@ def trained(name: str, changes: list[str], seed: int, options: argparse.Namespac
         train(
             read_config(CONFIG, [*common, *changes]), place, say=lambda line: print(f"{name}: {line}", file=sys.stderr)
         )
-        export_run(place, options.work / f"{slug}.bundle")
+        refused = None
+        try:
+            export_run(place, options.work / f"{slug}.bundle")
+        except ExportError as error:  # of a collapsed network, whose rounding errors whitening has enlarged
+            refused = str(error)
         after = os.times()
         wall, busy = time.monotonic() - began, after.user + after.system - before.user - before.system
-        (place / "took.json").write_text(json.dumps({"minutes": wall / 60, "processor_minutes": busy / 60}))
+        took = {"minutes": wall / 60, "processor_minutes": busy / 60}
+        (place / "took.json").write_text(json.dumps({"took": took, "refused": refused}))
     report = json.loads((place / "report.json").read_text())
     paths = json.loads((place / "data.json").read_text())["paths"]["validation"]
     held_out = sorted({Path(path).parts[-3] for path in paths})
-    return {**report, "took": json.loads((place / "took.json").read_text()), "held_out": held_out}
+    return {**report, **json.loads((place / "took.json").read_text()), "held_out": held_out}
 
 
 def row(name: str, seed: int, report: dict) -> dict:
     verdict = report["verdict"]
     kept = {measure: verdict["ours"][measure] for measure in ("one_shot", "r_at_1", "map_at_r")}
     took = {key: round(value, 1) for key, value in report["took"].items()}
-    told = {key: report[key] for key in ("steps", "held_out", "warnings")}
+    told = {key: report[key] for key in ("steps", "held_out", "warnings", "refused")}
     return {"name": name, "seed": seed, **told, **took, **kept}
 
 
@@ -114,9 +120,9 @@ class Drawings:
     def of(cls, folder: Path, maker: str) -> Drawings:
         """Read the names; `maker` finds the drawer in a file's."""
         found = labelled(folder).examples
-        drawers = [re.search(maker, Path(example.path).name).group(1) for example in found]
-        names = [np.array(values) for values in ([e.label for e in found], [e.category for e in found], drawers)]
-        return cls([example.path for example in found], *names)
+        paths = [example.path for example in found]
+        names = [np.array(values) for values in ([e.label for e in found], [e.category for e in found])]
+        return cls(paths, *names, makers_of(maker, paths))
 
     def tables(self) -> Iterator[tuple[str, Rows]]:
         """Each alphabet of 20 characters and more that all its drawers drew: the (drawers, characters) rows."""
@@ -226,8 +232,9 @@ def text(document: dict) -> str:
     lines.append("|---" * 8 + "|")
     for r in document["rows"]:
         cells = [shown(r["one_shot"]), shown(r["r_at_1"]), shown(r["map_at_r"])]
+        name = f"{r['name']} (export refused)" if r["refused"] else r["name"]
         lines.append(
-            f"| {r['name']} | {r['seed']} | {' | '.join(cells)} | {r['steps']:,} | {r['minutes']} | "
+            f"| {name} | {r['seed']} | {' | '.join(cells)} | {r['steps']:,} | {r['minutes']} | "
             f"{r['processor_minutes']} |"
         )
     return "\n".join(lines)

@@ -16,7 +16,6 @@ from lookalike.baselines import ColourHistogram, Pixels
 from lookalike.cli import main
 from lookalike.errors import CatalogueError, LookalikeError, QueryError, ShapeError
 from lookalike.evaluate import PROTOCOLS, differences, evaluate, title
-from lookalike.labels import makers_of
 from lookalike.verification import eer
 
 TINY = str(Path(__file__).parent / "data" / "tiny")
@@ -275,27 +274,6 @@ def test_episodes_that_cannot_be_drawn_are_refused(folders, draw_classes, tmp_pa
             evaluate(Pixels(), folders, protocol="episodes", **options)
     with pytest.raises(QueryError, match="no super-classes"):
         evaluate(Pixels(), draw_classes(tmp_path / "flat", 3, 2), protocol="episodes", way=2, within=True)
-
-
-def test_the_maker_is_what_the_first_group_finds_in_the_file_name():
-    """Not in its folders, and not anywhere else; "" where the group took no part."""
-    assert makers_of(r"_(\d+)(b)?", ["/d_7/a_01.png", "/d_7/_2b_3.png", "x_01.png"]).tolist() == ["01", "2", "01"]
-    assert makers_of("_(a)?", ["_a.png", "_.png"]).tolist() == ["a", ""]
-    assert makers_of("(a)", []).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "problem"),
-    [
-        ("(", "maker '\\(' is no regular expression: "),
-        ("_", "maker '_' needs a group, in brackets"),
-        (r"_(\d)", r"does not match the file name of /d_7/a\.png"),
-    ],
-)
-def test_makers_that_no_name_tells_are_refused(pattern, problem):
-    """The message says which pattern, and the first name that it does not match."""
-    with pytest.raises(QueryError, match=problem):
-        makers_of(pattern, ["/d/b_1.png", "/d_7/a.png"])
 
 
 def test_lake_runs_are_asked_as_published(lake):

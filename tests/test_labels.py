@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookalike.errors import CatalogueError
-from lookalike.labels import Example, Labelled, labelled
+from lookalike.errors import CatalogueError, QueryError
+from lookalike.labels import Example, Labelled, labelled, makers_of
 
 
 def plant(top: Path, *names: str) -> Path:
@@ -310,3 +310,24 @@ def test_without_labels_each_picture_is_its_own_class(tmp_path):
 def test_one_picture_teaches_nothing(tmp_path):
     with pytest.raises(CatalogueError, match="at least two"):
         labelled(plant(tmp_path / "pictures", "1.jpg"), "none")
+
+
+def test_the_maker_is_what_the_first_group_finds_in_the_file_name():
+    """Not in its folders, and not anywhere else; "" where the group took no part."""
+    assert makers_of(r"_(\d+)(b)?", ["/d_7/a_01.png", "/d_7/_2b_3.png", "x_01.png"]).tolist() == ["01", "2", "01"]
+    assert makers_of("_(a)?", ["_a.png", "_.png"]).tolist() == ["a", ""]
+    assert makers_of("(a)", []).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        ("(", "maker '\\(' is no regular expression: "),
+        ("_", "maker '_' needs a group, in brackets"),
+        (r"_(\d)", r"does not match the file name of /d_7/a\.png"),
+    ],
+)
+def test_makers_that_no_name_tells_are_refused(pattern, problem):
+    """The message says which pattern, and the first name that it does not match."""
+    with pytest.raises(QueryError, match=problem):
+        makers_of(pattern, ["/d/b_1.png", "/d_7/a.png"])
