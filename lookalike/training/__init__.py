@@ -8,7 +8,7 @@
     prepare.py      a configuration → pictures in parts, batches, network, objective, base
     folder.py       the run folder
     judge.py        held-out pictures ask; the verdict
-    config.py       a run as a document
+    config/         a run as a document
     networks/  losses.py  miners.py  samplers.py  augment.py  datasets.py    the parts, with plain arguments
 
 It needs ``pip install 'lookalike[train]'``.

@@ -10,8 +10,8 @@ import pytest
 
 from lookalike.bundle import Bundle, default_path
 from lookalike.errors import ConfigError
-from lookalike.training import config as module
 from lookalike.training.config import TrainConfig, read_config, write_config
+from lookalike.training.config import checks as module
 from lookalike.training.networks import names, sketch
 
 GOOD = {"data": {"root": "pictures"}}
@@ -28,7 +28,7 @@ def test_the_least_configuration_is_a_root() -> None:
     config = read_config(GOOD)
 
     assert config.data.root == "pictures"
-    assert config.problems() == []
+    assert list(module.impossible(config)) == []
 
 
 def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
