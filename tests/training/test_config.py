@@ -218,6 +218,7 @@ def test_ranges_of_the_augmentation_are_listed_with_the_rest() -> None:
             {"network": {"name": "timm:vit_tiny_patch16_224"}, "loop": {"small_scale": 0.5, "small_until": 0.5}},
             "loop.small_scale 0.5 makes pictures of 112 × 112 pixels, which timm:vit_tiny_patch16_224 does not take",
         ),
+        ({"teacher": {"bundles": ["default"]}, "network": {"head": "none"}}, "in network.dim numbers, which a head"),
         ({"teacher": {"bundles": ["default"], "area": [0.9, 0.1]}}, "teacher.area goes from the smaller"),
         ({"teacher": {"bundles": ["default"], "aspect": [2.0, 0.5]}}, "teacher.aspect goes from the narrower"),
         ({"loop": {"device": "gpu"}}, "loop.device 'gpu' is no device: write \"auto\""),

@@ -119,6 +119,11 @@ def _teacher(config: TrainConfig) -> Iterator[Found]:
             "teacher.aspect",
             f"teacher.aspect goes from the narrower shape to the wider one, got {list(table.aspect)}",
         )
+    if table.bundles and config.network.head == "none":
+        yield (
+            "teacher.bundles network.head",
+            '[teacher] is learned in network.dim numbers, which a head gives: set network.head = "linear"',
+        )
     if table.bundles and _tuples(config):
         yield (
             "teacher.bundles loss.kind sampler.kind",
