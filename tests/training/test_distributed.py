@@ -88,6 +88,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
             )
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns_with_timms_batch_norms(tmp_path: Path) -> None:
     """All 34 batch norms of this network are timm's own, each with its activation."""
     one, two = (trained(tmp_path, processes, "mobilenetv3_small_050")["network"] for processes in (1, 2))
