@@ -28,7 +28,7 @@ test: check  ## install, then all fast checks and tests
 test-slow: $(VENV)/.dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -q -n auto -m slow
 
-check: $(VENV)/.dev  ## format, lint, types, arrows
+check: $(VENV)/.dev  ## format, lint, types, import rules
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy

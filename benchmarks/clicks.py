@@ -81,7 +81,7 @@ def main() -> None:
     text = f"""# Learning from clicks: results
 
 `python {command} --seeds {options.seeds} --to docs/results/clicks`, {made["date"]}, {made["machine"]}.
-Encoder `{encoder.fingerprint}`, {len(rows):,} products, {SHOWN} shown for each question.
+Encoder {encoder.name} (`{encoder.fingerprint}`), {len(rows):,} products, {SHOWN} shown for each question.
 
 Users who take what has {options.column} in common with the question (probability 0.9, else 0.05), and users who take
 anything with the same probability. Every question judges once, in one of five rounds in which it had no say: the share

@@ -106,7 +106,9 @@ def _family(family: dict[str, Any]) -> str:
     lines = ["| kind | arguments | |", "|---|---|---|"]
     for name, kind in family.items():
         parameters = [
-            p for p in inspect.signature(kind).parameters.values() if p.name not in ("dim", "classes", "generator")
+            p
+            for p in inspect.signature(kind).parameters.values()
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in ("dim", "classes", "generator")
         ]
         shown = ", ".join(f"`{p.name}` {_shown(p.default)}".strip() for p in parameters)
         lines.append(f"| `{name}` | {shown} | {_paragraph(kind)} |")

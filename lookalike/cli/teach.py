@@ -25,7 +25,11 @@ NO_BETTER = 3
 @click.option("--to", "target", required=True, metavar="BUNDLE", help="Where the encoder bundle goes.")
 @click.option("--captions", metavar="FILE.csv", help="Teach words: captions, titles of a catalogue, or clicks.")
 @click.option("--feedback", metavar="INDEX", help="Learn from the clicks and judgements recorded beside an index.")
-@click.option("--labels", metavar="HOW", help="folders, a column of the CSV file, or a file of pairs or triplets.")
+@click.option(
+    "--labels",
+    metavar="HOW",
+    help="folders, a column of the CSV file, a file of pairs or triplets, or none: nothing but the pictures.",
+)
 @click.option("--category", metavar="COLUMN", help="The column of the super-class, if PICTURES is a CSV file.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="The longest it may take.")
 @click.option(

@@ -622,14 +622,22 @@ def in_words(document: Mapping[str, Any]) -> str:
         f"# {document['title']}",
         f"`{made['command']}`, {made['date']}, {made['machine']}. {versions}.",
         f"Pictures: {counts}; {settings['split']}. {settings['protocol']} Per cent, with 95 % bootstrap intervals "
-        f"over queries; differences to the default encoder are paired. Trained rows have {settings['minutes']:g} min "
-        "each, and differ in what the table says alone; minutes are those of the whole row.",
+        f"over queries; differences to the default encoder are paired. Trained rows have at most "
+        f"{settings['minutes']:g} min each{_ended(document)}, and differ in what the table says alone; minutes are "
+        "those of the whole row.",
         "\n".join(lines),
         "\n".join(f"- **{row['name']}**: {row['what']}" for row in document["rows"]),
         *(["Failed:\n\n" + "\n".join(failed)] if failed else []),
         *(["Notes:\n\n" + "\n".join(f"- {note}" for note in document["notes"])] if document["notes"] else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _ended(document: Mapping[str, Any]) -> str:
+    """By what all trained rows ended, if by the steps that were asked for."""
+    steps = {row["steps"] for row in document["rows"] if row["steps"] is not None}
+    asked = {f"loop.steps={count}" for count in steps} & set(document["settings"]["overrides"])
+    return f" (here {max(steps):,} steps ended them)" if len(steps) == 1 and asked else ""
 
 
 def _cell(interval: Mapping[str, float] | None, sign: str = "") -> str:

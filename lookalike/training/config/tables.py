@@ -66,7 +66,8 @@ class DataConfig(Table):
     """A regular expression on file names whose group tells who made a picture: one-shot episodes then have a support by
     one maker and queries by another."""
     split: Literal["class", "category", "picture"] = "class"
-    """What stays together when pictures are held out: whole classes, whole super-classes, or nothing."""
+    """What stays together when pictures are held out: "class", whole classes; "category", whole super-classes;
+    "picture", nothing."""
     validation: Annotated[float, Field(ge=0, lt=0.9)] = 0.15
     """Share of the pictures held out to choose the checkpoint."""
     test: Annotated[float, Field(ge=0, lt=0.9)] = 0.15
@@ -81,7 +82,7 @@ class DataConfig(Table):
     crop_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     """Of "crop": the share of the short side that is kept."""
     interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None
-    """Filter of the scaling."""
+    """Filter of the scaling: "bilinear", "bicubic" or "lanczos"."""
     mean: tuple[float, float, float] | None = None
     """Per channel, of values in [0, 1]; subtracted."""
     std: tuple[Positive, Positive, Positive] | None = None
@@ -112,7 +113,7 @@ class NetworkConfig(Table):
     pool: str = "average"
     """average, max, average+max, gem, or grid:G."""
     head: Literal["linear", "mlp", "none"] = "linear"
-    """From pooled features to the embedding."""
+    """From pooled features to the embedding: "linear", "mlp" or "none"."""
     dim: Annotated[int, Field(ge=2, le=8192)] = 128
     """Numbers in an embedding."""
     skip: bool = False
@@ -133,8 +134,9 @@ class SamplerConfig(Table):
     """[sampler]: which pictures make a batch."""
 
     kind: Literal["classes", "category", "every", "pairs", "triplets"] = "classes"
-    """P classes × K pictures; the same, most often within a few super-classes; P pictures of whatever class, each K
-    times, for data.labels = "none" and for learning from a teacher; pairs 1 : 1; given triplets."""
+    """"classes": P classes × K pictures; "category": the same, most often within a few super-classes; "every": P
+    pictures of whatever class, each K times, for data.labels = "none" and for learning from a teacher; "pairs": pairs,
+    1 : 1; "triplets": given triplets."""
     classes: Annotated[int, Field(ge=2)] = 32
     """P, classes in a batch."""
     pictures: Count = 4
@@ -210,10 +212,11 @@ class MemoryConfig(Table):
 
 
 class OptimizerConfig(Table):
-    """[optimizer]."""
+    """[optimizer]: how the weights move."""
 
     kind: Literal["adamw", "sgd", "muon"] = "adamw"
-    """The optimiser. Muon makes the steps of kernels and matrices orthogonal: fewer steps from random weights."""
+    """"adamw", "sgd" or "muon". Muon makes the steps of kernels and matrices orthogonal: fewer steps from random
+    weights."""
     rate: Positive = 1e-3
     """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
@@ -231,7 +234,7 @@ class OptimizerConfig(Table):
 
 
 class LoopConfig(Table):
-    """[loop]."""
+    """[loop]: how long, on what, and how often it is looked at."""
 
     steps: Count = 2000
     """Ends the training."""
@@ -258,7 +261,7 @@ class LoopConfig(Table):
     patience: Annotated[int, Field(ge=0)] = 0
     """Stop after so many validations without a better one; 0 never stops early."""
     keep: Literal["best", "last"] = "best"
-    """Which checkpoint the verdict and the export take."""
+    """Which checkpoint the verdict and the export take: "best" or "last"."""
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     """Seconds between two checkpoints."""
     tensorboard: bool = True
@@ -269,8 +272,9 @@ class ValidationConfig(Table):
     """[validation]: how held-out pictures are asked."""
 
     select: Literal["map_at_r", "r_at_1", "triplet_accuracy", "one_shot"] = "map_at_r"
-    """The measure that chooses the checkpoint and decides the verdict. Without labels MAP@R is asked of altered copies,
-    of which mostly one picture is the original: it is then R@1."""
+    """"map_at_r", "r_at_1", "triplet_accuracy" or "one_shot": the measure that chooses the checkpoint and decides the
+    verdict. Without labels MAP@R is asked of altered copies, of which mostly one picture is the original: it is then
+    R@1."""
     episodes: Annotated[int, Field(ge=0)] = 0
     """One-shot episodes to ask as well; 0 is without."""
     way: Annotated[int, Field(ge=2)] = 20
