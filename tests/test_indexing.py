@@ -382,7 +382,8 @@ def _holds(place: Path, encoder: Encoder, folder: Path) -> bool:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("how", ["at once", pytest.param("two renames", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["at once", "two renames"])
 def test_killed_at_any_line_of_the_swap_the_next_opening_puts_it_right(
     how: str, ready: Path, tiny: Encoder, default_encoder: Encoder, folder: Path, tmp_path: Path
 ) -> None:

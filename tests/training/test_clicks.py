@@ -63,6 +63,7 @@ def test_a_taste_is_learned(vectors: np.ndarray) -> None:
     assert "better than before by +" in str(told)
 
 
+@pytest.mark.slow
 def test_guesses_teach_nothing(vectors: np.ndarray) -> None:
     """Crowds that click at random do not get their way (by chance one in forty would)."""
     refused = [not learn(vectors, shown_lists(vectors, None, 80, seed), seed=seed).better for seed in range(2)]

@@ -76,6 +76,7 @@ def trained(folder: Path, processes: int, network: str = "plain") -> dict:
     return torch.load(result, weights_only=True)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     """Gradients through the gathered embeddings, batch statistics and class centres: all weights are equal."""
     one, two = trained(tmp_path, 1), trained(tmp_path, 2)

@@ -84,6 +84,7 @@ def test_a_run_can_go_on_from_a_bundle(run: Path, configure: Configure, tmp_path
     assert outcome.verdict is not None and outcome.verdict.base == f"the encoder {bundle.name}"
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_as_it_saw_its_pictures_wherever_its_base_is(
     run: Path, configure: Configure, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_folders_that_hold_no_run_are_refused(tmp_path: Path, configure: Configu
         export_network("shufflenet_v2_x0_5", tmp_path / "bundle", pictures=tmp_path / "empty")
 
 
+@pytest.mark.slow
 def test_a_network_by_name(classes: Path, tmp_path: Path) -> None:
     """Any timm model with weights from a file: its pooled features, checked; random weights are said to be random."""
     import timm

@@ -301,6 +301,7 @@ def configured(captions: Path) -> Callable[..., TrainConfig]:
     return make
 
 
+@pytest.mark.slow
 def test_trained_and_asked_from_the_command_line(
     captions: Path, classes: Path, models_of: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

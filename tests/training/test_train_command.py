@@ -95,6 +95,7 @@ def test_errors_are_one_line_each_and_all_at_once(tmp_path: Path, capsys: pytest
     assert "holds no labelled picture" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_changed_pictures_are_noticed(
     tmp_path: Path, draw_classes: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,8 +37,18 @@ def quiet(line: str) -> None:
     "tables",
     [
         {},
-        {"loss": {"kind": "triplet", "margin": 1.0}, "miner": {"kind": "semi_hard"}, "network": {"normalise": False}},
-        {"loss": {"kind": "triplet", "margin": 0.2}, "miner": {"kind": "hard"}, "memory": {"size": 64}},
+        pytest.param(
+            {
+                "loss": {"kind": "triplet", "margin": 1.0},
+                "miner": {"kind": "semi_hard"},
+                "network": {"normalise": False},
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"loss": {"kind": "triplet", "margin": 0.2}, "miner": {"kind": "hard"}, "memory": {"size": 64}},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["nt-xent", "raw vectors, margin 1", "unit sphere, hard, queue"],
 )
