@@ -95,10 +95,10 @@ class RunFolder:
         except OSError as error:
             raise TrainingError(f"cannot write {self.path / name}: {error.strerror}; make room and go on") from error
 
-    def write_arrays(self, name: str, values: Mapping[str, npt.ArrayLike]) -> None:
+    def write_arrays(self, name: str, values: Mapping[str, Any]) -> None:
         """Arrays by name, as a file of NumPy; like `write`."""
         content = BytesIO()
-        np.savez(content, allow_pickle=False, **values)
+        np.savez(content, **values)
         self.write(name, content.getvalue())
 
     def arrays(self, name: str) -> dict[str, npt.NDArray[Any]] | None:

@@ -112,8 +112,9 @@ class PairContrastive(PairLoss):
     A pair at Euclidean distance D costs ½ max(0, D - positive_margin)² if alike, else ½ max(0, margin - D)².
 
     Args:
-        margin: from which distance on different pictures are far enough apart: on unit vectors somewhat beyond where
-            unrelated pictures already are (1.0 to 1.4 for the encoder that ships), or they are not pushed.
+        margin: from which distance on different pictures are far enough apart: on unit vectors about as far as
+            unlike pictures already are (for products and the encoder that ships: half of them at 1.0 to 1.2), or most
+            are not pushed.
         positive_margin: below which distance pictures that are alike are close enough.
         squared: as in the paper; False takes the hinges themselves, which pull hard also where little is wrong.
     """  # noqa: D205

@@ -20,6 +20,7 @@ from lookalike.errors import CheckpointError, ConfigError, TrainingError
 from lookalike.training import loop
 from lookalike.training.checkpoints import load_checkpoint
 from lookalike.training.config import TrainConfig
+from lookalike.training.folder import RunFolder
 from lookalike.training.loop import Run, train
 from lookalike.training.machine import Stopper
 
@@ -370,6 +371,19 @@ def test_pictures_that_change_before_the_first_checkpoint_are_asked_anew(
     train(config, tmp_path / "run", say=said.append)
     assert any("base.npz is damaged, and is made anew" in line for line in said)
     assert np.array_equal(np.load(tmp_path / "run" / "base.npz")["r_at_1"], after["r_at_1"])
+
+
+def test_arrays_of_a_run_folder_are_those_that_were_written(tmp_path: Path) -> None:
+    """No fewer and no more, text among them."""
+    written = {"name": np.array("base"), "r_at_1": np.array([1.0, 0.0])}
+    place = RunFolder(tmp_path, quiet)
+    place.write_arrays("base.npz", written)
+
+    found = place.arrays("base.npz")
+
+    assert found is not None and found.keys() == written.keys()
+    assert all(np.array_equal(found[name], values) for name, values in written.items())
+    assert place.arrays("none.npz") is None
 
 
 def test_what_was_left_by_a_kill_while_the_folder_was_made_is_no_hindrance(
