@@ -66,7 +66,7 @@ def start(index: Index, tiny: Encoder) -> Iterator[Callable[..., str]]:
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", lifespan="on"))
         thread = threading.Thread(target=server.run)
         thread.start()
-        while not server.started:
+        while not server.started or app.state.service.state == "starting":
             time.sleep(0.01)
         running.append((server, thread))
         return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

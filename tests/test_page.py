@@ -70,11 +70,12 @@ def start(pictures: Path, words_encoder: Encoder) -> Iterator[Callable[..., str]
         index = open_index(place, dim=encoder.dim, meta={"encoder": encoder.describe()})
         found = [replace(r, payload={**r.payload, "price": 5 + n * 3 % 60}) for n, r in enumerate(rows([pictures]))]
         update_index(index, encoder, found)
-        config = uvicorn.Config(create_app(index, encoder, settings), port=0, log_config=None, ws="none")
-        server = uvicorn.Server(config)
+        app = create_app(index, encoder, settings)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
         thread = threading.Thread(target=server.run)
         thread.start()
-        while not server.started:
+        # A page that is opened earlier asks /v1/ready in vain, which the browser complains of on its console.
+        while not server.started or app.state.service.state == "starting":
             time.sleep(0.01)
         running.append((server, thread))
         return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
@@ -432,6 +433,20 @@ def test_each_view_has_an_address(visit: Callable[..., Any], address: str) -> No
         page.wait_for_selector("body[data-ready]")
         assert page.locator(f"#view-{view}").is_visible()
         assert page.title() == f"{title} · Lookalike"
+
+
+def test_a_server_that_starts_is_waited_for(browser: Any, address: str) -> None:
+    """Opened too early, the page says why it is empty, and fills itself as soon as the server is ready."""
+    opened = browser.new_page()
+    opened.route("**/v1/ready", lambda route: route.fulfill(status=503, json={"status": "starting"}))
+    opened.goto(address)
+    opened.wait_for_function(
+        "document.getElementById('which').textContent == 'The server is starting.'", timeout=10_000
+    )
+    opened.unroute("**/v1/ready")
+    ready(opened)
+    assert "pictures" in opened.text_content("#which")
+    opened.close()
 
 
 def test_judgements_are_kept_and_forgotten(page: Any, pictures: Path, store: Path) -> None:

@@ -80,7 +80,11 @@ async function start() {
     await api.session(decodeURIComponent(carried[1])).catch(complain);
   }
   api.onLocked(askToken);
-  while (!(await api.ready())) await new Promise((done) => setTimeout(done, 500));
+  while (!(await api.ready())) {
+    if (!$("which").textContent) announce(($("which").textContent = "The server is starting."));
+    await new Promise((done) => setTimeout(done, 500));
+  }
+  $("which").textContent = "";
 
   show(wanted(), false);
   addEventListener("hashchange", () => show(wanted()));
