@@ -264,7 +264,8 @@ class _Trace:
     """The end of a graph, from its map of features to the embedding: the embedding as a sum over places.
 
     Followed from the embedding up to the map are the operations that are linear once the picture is given. What else
-    they need (weights, and the length of a row that divides it) is `observed`, as a further output of the graph.
+    they need (weights, those of attention among them, and the length of a row that divides it) is `observed`, as a
+    further output of the graph.
 
     A *stack* is an activation told apart by where it came from: a row for each place, and a last one for what came
     from none. (places + 1, *shape); the sum over the rows is the activation itself.
@@ -313,7 +314,7 @@ class _Trace:
         for number, source in enumerate(sources):
             if number == 0 or (rule == "sum" and self._depends(source)):
                 self._follow(source) if self._depends(source) else self._slot(source)
-            elif rule == "first" and self._depends(source):
+            elif rule == "first" and self._depends(source) and not (kind == "MatMul" and _weighs(source)):
                 raise _Unreadable(f"the graph has a {kind} of two things that both come from the picture")
             else:
                 self._slot(source)
@@ -464,12 +465,19 @@ def _is_map(output: Any) -> bool:
     return bool(shape.is_static) and len(shape) == 4 and math.prod(_shape(output)[2:]) > 1
 
 
+def _weighs(output: Any) -> bool:
+    """Whether an output is the weights of a mean over places, which attention draws from the picture."""
+    while _kind(output) in ("Convert", "Transpose"):
+        output = _sources(output)[0]
+    return _kind(output) == "Softmax"
+
+
 def _mapped(
     kind: str, attributes: dict[str, Any], stack: Stack, constants: Sequence[Stack], shape: tuple[int, ...]
 ) -> Stack:
     """What an operation of one stack and of constants makes of it."""
     if kind == "MatMul":
-        return np.asarray(stack @ (constants[0].T if attributes["transpose_b"] else constants[0]))
+        return np.asarray(stack @ (constants[0].swapaxes(-1, -2) if attributes["transpose_b"] else constants[0]))
     if kind == "BatchNormInference":
         scale, shift, mean, variance = constants
         factor = scale / np.sqrt(variance + attributes["epsilon"])

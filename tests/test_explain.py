@@ -125,6 +125,16 @@ def flattened(graph: Graph) -> tuple[str, int]:
     return graph.unit(graph.node("Add", rows, graph.random(6))), 6
 
 
+def attending(graph: Graph) -> tuple[str, int]:
+    """Two means with weights drawn from the picture, as `lookalike.training.networks.pooling.Attention` makes them."""
+    maps = graph.features()
+    places = graph.node("Reshape", maps, graph.constant([-1, 8, 16]))
+    drawn = graph.node("Reshape", graph.node("Conv", maps, graph.random(2, 8, 1, 1)), graph.constant([-1, 2, 16]))
+    weights = graph.node("Transpose", graph.node("Softmax", drawn, axis=2), perm=[0, 2, 1])
+    rows = graph.node("Reshape", graph.node("MatMul", places, weights), graph.constant([-1, 16]))
+    return graph.unit(graph.node("Add", graph.node("MatMul", rows, graph.random(16, 5)), graph.random(5))), 5
+
+
 def kept_axes(graph: Graph) -> tuple[str, int]:
     pooled = graph.node("GlobalAveragePool", graph.features())
     rows = graph.node("MatMul", graph.node("Flatten", pooled, axis=1), graph.random(8, 5))
@@ -147,7 +157,7 @@ def mirrored(graph: Graph) -> tuple[str, int]:
     return graph.unit(graph.node("ReduceMean", rows, axes=[1], keepdims=0)), 5
 
 
-ENDS = (linear, gemm, whitened, perceptron, gated, largest, flattened, kept_axes, mirrored)
+ENDS = (linear, gemm, whitened, perceptron, gated, largest, flattened, attending, kept_axes, mirrored)
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)

@@ -16,6 +16,7 @@ import torch
 
 from lookalike.encoder import Encoder
 from lookalike.errors import CatalogueError, CheckpointError, ExportError, LookalikeError
+from lookalike.explain import explain
 from lookalike.training import export
 from lookalike.training.config import TrainConfig
 from lookalike.training.export import export_network, export_run
@@ -82,6 +83,22 @@ def test_a_run_can_go_on_from_a_bundle(run: Path, configure: Configure, tmp_path
             torch.testing.assert_close(value, kept[name], atol=2e-3, rtol=2e-3)
     outcome = train(config, tmp_path / "next", say=quiet)
     assert outcome.verdict is not None and outcome.verdict.base == f"the encoder {bundle.name}"
+
+
+@pytest.mark.slow
+def test_attention_pooling_is_served_and_explained(configure: Configure, classes: Path, tmp_path: Path) -> None:
+    """The graph draws the weights from the picture; a cosine is told apart by places all the same, exactly."""
+    config = configure(data={"channels": 1}, network={"pool": "attention:3"}, views={"count": 3}, loop={"steps": 4})
+    train(config, tmp_path / "run", say=quiet)
+    encoder = Encoder(export_run(tmp_path / "run", tmp_path / "bundle"), precision="fp32")
+    pictures = sorted(classes.rglob("*.png"))[:2]
+
+    found = explain(encoder, *pictures)
+
+    assert (found.method, found.why) == ("correspondence", "")
+    assert found.left.sum() == pytest.approx(found.score, abs=1e-4)
+    ours, theirs = encoder.images(pictures)
+    assert found.score == pytest.approx(float(ours @ theirs), abs=1e-4)
 
 
 @pytest.mark.slow

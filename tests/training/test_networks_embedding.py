@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -45,25 +46,53 @@ def test_pooling_is_its_formula(kind, naive):
     maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     expected = [[naive(channel) for channel in picture] for picture in maps.double().numpy()]
 
-    torch.testing.assert_close(pooling(kind)(maps).double(), torch.tensor(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pooling(kind, 3)(maps).double(), torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
 
 def test_grid_pooling_keeps_position():
     """Channel by channel, row by row: the means of the parts of the picture."""
     maps = torch.arange(2 * 4 * 6, dtype=torch.float32).reshape(1, 2, 4, 6)
-    pooled = pooling("grid:2")(maps)
+    pooled = pooling("grid:2", 2)(maps)
     expected = [
         maps[0, c, 2 * i : 2 * i + 2, 3 * j : 3 * j + 3].mean() for c in range(2) for i in (0, 1) for j in (0, 1)
     ]
 
-    assert pooling("grid:2").factor == 4
+    assert pooling("grid:2", 2).factor == 4
     torch.testing.assert_close(pooled[0], torch.stack(expected))
+
+
+def test_attention_pooling_is_a_mean_with_learned_weights():
+    """Each mean is weighted by a softmax over places of a linear function of the features there."""
+    dice = torch.Generator().manual_seed(0)
+    maps = torch.randn(2, 3, 4, 5, generator=dice)
+    pool = pooling("attention:2", 3)
+    pool.weights.weight.data.normal_(generator=dice)
+    expected = torch.zeros(2, 3, 2)
+    for n, head in np.ndindex(2, 2):
+        places = maps[n].reshape(3, 20)
+        weight = [math.exp(float(pool.weights.weight[head, :, 0, 0].detach() @ place)) for place in places.T]
+        for place in range(20):
+            expected[n, :, head] += weight[place] / sum(weight) * places[:, place]
+
+    assert pool.factor == 2
+    torch.testing.assert_close(pool(maps), expected.reshape(2, 6))
+
+
+def test_attention_pooling_starts_as_the_average():
+    """At step 0 every mean is the plain one, so that the ranking is the base's; then the weights learn."""
+    maps = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    pool = pooling("attention:2", 3)
+    pooled = pool(maps)
+    (pooled * torch.arange(6)).sum().backward()
+
+    torch.testing.assert_close(pooled, maps.mean((2, 3)).repeat_interleave(2, 1))
+    assert (pool.weights.weight.grad != 0).all()
 
 
 @pytest.mark.parametrize("p", [1.0, 3.0, 60.0])
 def test_gem_learns_p_without_overflow(p):
     """From the mean (p = 1) to nearly the maximum, on large, tiny and negative values, gradients stay finite."""
-    pool = pooling("gem")
+    pool = pooling("gem", 2)
     pool.p.data.fill_(p)
     values = torch.tensor([[1e4, 3.0, 1e-5, -2.0], [0.0, 0.0, 0.0, 0.0]]).reshape(1, 2, 2, 2).requires_grad_()
     pooled = pool(values)
@@ -76,7 +105,7 @@ def test_gem_learns_p_without_overflow(p):
         assert pooled[0, 0] > 0.95e4
 
 
-@pytest.mark.parametrize("kind", ["mean", "grid:0", "grid:", "grid:x"])
+@pytest.mark.parametrize("kind", ["mean", "grid:0", "grid:", "grid:x", "attention", "attention:0"])
 def test_unknown_poolings_are_refused(kind):
     """A pooling nobody knows is a configuration error that lists them."""
     with pytest.raises(ConfigError, match="average, max"):
@@ -89,7 +118,7 @@ def test_unknown_poolings_are_refused(kind):
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
-@pytest.mark.parametrize("pool", ["average", "max", "average+max", "gem", "grid:2"])
+@pytest.mark.parametrize("pool", ["average", "max", "average+max", "gem", "grid:2", "attention:2"])
 def test_embeddings_have_their_shape_and_length(pool, kind, skip, normalise):
     """(n, dim) whatever pooling and head, unit rows only where asked for; every parameter gets a gradient."""
     network = EmbeddingNetwork(small(), dim=10, pool=pool, head=kind, skip=skip, normalise=normalise)
@@ -309,11 +338,13 @@ def test_serving_takes_three_channels():
     assert torch.equal(Serving(three)(colour), three(colour))
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+@pytest.fixture(scope="module", params=["gem", "attention:3"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
     """A one-channel network with views and everything else that is particular, and its graph."""
-    network = EmbeddingNetwork(small(), dim=12, pool="gem", head="mlp", views=Views(small_views(3), (32, 24)))
+    network = EmbeddingNetwork(small(), dim=12, pool=request.param, head="mlp", views=Views(small_views(3), (32, 24)))
     network.train()(pixels(8))  # batch statistics that are not 0 and 1
+    for parameter in network.pool.parameters():
+        parameter.data += torch.rand(parameter.shape, generator=torch.Generator().manual_seed(2))
     serving = Serving(network).eval()
     program = torch.onnx.export(
         serving,

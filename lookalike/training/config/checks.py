@@ -253,7 +253,7 @@ def _network(config: TrainConfig) -> Iterator[Found]:
     """What does not go with the network; it is drawn up, without its numbers, only where that is a question."""
     table, shrinks = config.network, _shrinks(config)
     try:
-        factor = int(pooling(table.pool).factor)
+        factor = int(pooling(table.pool, 1).factor)
     except ValueError as error:
         factor = 0
         yield "network.pool", f"network.{error}"

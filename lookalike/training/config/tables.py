@@ -111,7 +111,7 @@ class NetworkConfig(Table):
     options: dict[str, Any] = {}
     """What the network's own constructor takes."""
     pool: str = "average"
-    """average, max, average+max, gem, or grid:G."""
+    """average, max, average+max, gem, grid:G, or attention:H (H means with weights that are learned)."""
     head: Literal["linear", "mlp", "none"] = "linear"
     """From pooled features to the embedding: "linear", "mlp" or "none"."""
     dim: Annotated[int, Field(ge=2, le=8192)] = 128

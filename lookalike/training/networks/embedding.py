@@ -34,7 +34,8 @@ class EmbeddingNetwork(nn.Module):
     Args:
         base: what gives the feature maps; its classifier, if it has one, is removed.
         dim: length of the embedding. Head "none" gives the pooled features as they are, whatever `dim` says.
-        pool: "average", "max", "average+max", "gem" or "grid:G". A base of tokens pools them itself: "average".
+        pool: "average", "max", "average+max", "gem", "grid:G" or "attention:H". A base of tokens pools them itself:
+            "average".
         head: "linear", "mlp" or "none".
         skip: start as the base's own features, see `SkipHead`.
         normalise: unit rows; else the head's output as it is.
@@ -70,7 +71,7 @@ class EmbeddingNetwork(nn.Module):
         self.whitening: nn.Linear | None = None
         self.channels = base.channels
         try:
-            self.pool = pooling(pool)
+            self.pool = pooling(pool, base.width)
             self.width = base.width * int(self.pool.factor)
             self.dim = self.width if head == "none" or dim is None else dim
             with seeded(seed):

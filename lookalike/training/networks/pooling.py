@@ -7,9 +7,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-__all__ = ["POOLS", "Average", "AverageMax", "GeM", "Grid", "Maximum", "pooling"]
+__all__ = ["POOLS", "Attention", "Average", "AverageMax", "GeM", "Grid", "Maximum", "pooling"]
 
-_GRID = re.compile(r"grid:([1-9]\d?)")
+_NUMBERED = re.compile(r"(grid|attention):([1-9]\d?)")
 
 
 class Average(nn.Module):
@@ -78,18 +78,52 @@ class Grid(nn.Module):
         return nn.functional.adaptive_avg_pool2d(maps, self.side).flatten(1)
 
 
+class Attention(nn.Module):
+    """Several weighted means over all places, one after the other, each with weights that it learns to draw from them.
+
+    A map of weights is a linear function of the features at each place, through a softmax over all places (Lin et al.,
+    "A Structured Self-Attentive Sentence Embedding", ICLR 2017, without their hidden layer): one mean may look at the
+    ends of strokes and another at loops, and what lies where it matters is not drowned in the mean of everything. At
+    first all weights are equal, and each mean is the average.
+
+    Args:
+        heads: how many means.
+        channels: of the maps.
+    """
+
+    def __init__(self, heads: int, channels: int) -> None:
+        super().__init__()
+        self.factor = heads
+        self.weights = nn.Conv2d(channels, heads, 1, bias=False)  # a bias would raise all places of a map alike
+        nn.init.zeros_(self.weights.weight)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(n, c, h, w) → (n, c · heads)."""
+        weights = self.weights(maps).float().flatten(2).softmax(2).to(maps.dtype)
+        # In this order `lookalike.explain` can follow it: places times weights.
+        return (maps.flatten(2) @ weights.transpose(1, 2)).flatten(1)
+
+
 POOLS: dict[str, type[nn.Module]] = {"average": Average, "max": Maximum, "average+max": AverageMax, "gem": GeM}
 
 
-def pooling(kind: str) -> nn.Module:
-    """A pooling by name: one of `POOLS`, or "grid:G". Its `factor` says how many numbers come from each channel.
+def pooling(kind: str, channels: int) -> nn.Module:
+    """A pooling by name: one of `POOLS`, "grid:G" or "attention:H".
+
+    Its `factor` says how many numbers come from each channel.
+
+    Args:
+        kind: the name.
+        channels: of the maps.
 
     Raises:
         ValueError: there is no such pooling.
     """
     if kind in POOLS:
         return POOLS[kind]()
-    match = _GRID.fullmatch(kind)
+    match = _NUMBERED.fullmatch(kind)
     if match is None:
-        raise ValueError(f"pool must be one of {', '.join(POOLS)}, or grid:G with G from 1 to 99; got {kind!r}")
-    return Grid(int(match[1]))
+        raise ValueError(
+            f"pool must be one of {', '.join(POOLS)}, or grid:G or attention:H with a number from 1 to 99; got {kind!r}"
+        )
+    return Grid(int(match[2])) if match[1] == "grid" else Attention(int(match[2]), channels)
