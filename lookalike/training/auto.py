@@ -2,7 +2,8 @@
 
 Recipes, all measured (see ``configs/`` and DECISIONS.md):
 
-- *drawings* (small, in shades of grey, hundreds of classes: handwriting, signs, logos): a small network from scratch;
+- *drawings* (small, in shades of grey, hundreds of classes: handwriting, signs, logos): a small network from scratch,
+  as in ``configs/omniglot.toml``;
 - *everything else*: the encoder that ships goes on learning, so that the verdict is about what training added;
 - *words*: two towers, the encoder that ships resting in one of them.
 """
@@ -14,7 +15,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +28,9 @@ from lookalike.training.config import TrainConfig, read_config
 
 # Pictures looked at to tell drawings from photographs.
 LOOKED_AT = 48
+WHITE = 224  # a value from here on; "trim" takes it for white, too
+
+Ground = Literal["white", "other"]
 
 # A picture taken again: what a second photograph, a screenshot or a re-upload does to it.
 AGAIN = {
@@ -69,13 +73,13 @@ def choose(
     if labels == "none":
         return read_config(_unlabelled(root, len(found.examples)), overrides)
     sizes = sorted(Counter(example.label for example in found.examples).values())
-    drawn = _are_drawings(found) and len(sizes) >= 200
+    drawings = _drawings_on(found) if len(sizes) >= 200 else None
     data: dict[str, Any] = {"root": os.fspath(root), "labels": labels, **_held_out(found, len(sizes))}
     if category is not None:
         data["category"] = category
     document: dict[str, Any] = {
         "name": _name(root),
-        **(_drawings() if drawn else _pictures()),
+        **(_pictures() if drawings is None else _drawings(drawings)),
         "sampler": _sampler(found, data),
         "loss": {"kind": "supervised_contrastive", "temperature": 0.1},
         "loop": {"steps": 100_000, "minutes": 10.0, "validate_every": 200, "patience": 0},
@@ -172,36 +176,45 @@ def _default() -> dict[str, Any]:
     return {"name": "shufflenet_v2_x1_0", "weights": "default", "dim": dim, "freeze_batch_norm": True}
 
 
-def _drawings() -> dict[str, Any]:
-    """A small network from scratch, that moves and bends what it sees, but does not mirror it."""
+def _drawings(ground: Ground) -> dict[str, Any]:
+    """A small network from scratch that bends what it sees; a batch that is turned or mirrored holds other drawings."""
+    data: dict[str, Any] = {"size": [56, 56], "channels": 1}
+    if ground == "white":  # cut to the ink; white is 0, so that the padding of convolutions draws no frame
+        data |= {"fit": "trim", "mean": [1.0] * 3, "std": [0.3] * 3}
     return {
-        "data": {"size": [56, 56], "channels": 1},
-        "network": {"name": "small", "dim": 256},
+        "data": data,
+        "network": {"name": "small", "options": {"blocks": 1}, "pool": "attention:16", "dim": 256},
         "augment": {
-            "rotate": 12.0,
-            "scale": [0.85, 1.15],
-            "shear": 8.0,
-            "shift": 0.06,
-            "elastic": 0.03,
+            "rotate": 7.0,
+            "scale": [0.92, 1.08],
+            "shear": 6.0,
+            "shift": 0.07,
+            "stretch": 0.05,
+            "elastic": 0.012,
             "turns": "batch",
+            "mirror": 0.5,
         },
-        "optimizer": {"rate": 2e-3, "weight_decay": 0.05, "ema": 0.99},
+        "optimizer": {"kind": "muon", "momentum": 0.95, "rate": 2.4e-3, "weight_decay": 0.05, "ema": 0.99},
         "views": {"count": 9},
     }
 
 
-def _are_drawings(found: Labelled) -> bool:
-    """Whether a sample is small and without colour."""
+def _drawings_on(found: Labelled) -> Ground | None:
+    """What most of a sample is drawn on, if the sample is small and without colour; None if it is of photographs."""
     places = np.linspace(0, len(found.examples) - 1, min(LOOKED_AT, len(found.examples))).round().astype(int)
     seen = [look for place in places if (look := _small_and_grey(found.examples[place].path)) is not None]
-    return bool(seen) and bool(np.mean(seen) > 0.9)
+    if not seen or np.mean([small for small, _ in seen]) <= 0.9:
+        return None
+    return "white" if np.mean([white for _, white in seen]) > 0.9 else "other"
 
 
-def _small_and_grey(path: str) -> bool | None:
+def _small_and_grey(path: str) -> tuple[bool, bool] | None:
+    """Whether a picture is; and whether nearly all of its border is white, as of what is drawn on paper."""
     try:
         image = read(path)
     except ImageError:
         return None
     small = max(image.size) <= 128
     pixels = np.asarray(image, dtype=np.int16)
-    return small and int(np.ptp(pixels, axis=2).max()) <= 8
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return small and int(np.ptp(pixels, axis=2).max()) <= 8, float(np.mean(border >= WHITE)) > 0.8

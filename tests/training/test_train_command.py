@@ -124,17 +124,25 @@ def test_what_is_chosen_fits_the_pictures(tmp_path: Path, classes: Path, draw_cl
     paired = choose(classes, str(tmp_path / "pairs.csv"))
     assert paired.loss.kind == "pair_contrastive" and paired.sampler.kind == "pairs"
 
+
+def test_drawings_get_a_network_of_their_own(tmp_path: Path) -> None:
+    """Small grey pictures of hundreds of classes; those on white paper are cut to the ink, others stay as they are."""
     from PIL import Image
 
     for number, name in enumerate(f"alphabet{a}/character{c:02}" for a in range(14) for c in range(15)):
-        folder = tmp_path / "drawings" / name
-        folder.mkdir(parents=True)
-        for picture in range(2):
-            Image.new("L", (40, 40), (number + picture) % 256).save(folder / f"{picture}.png")
-    drawings = choose(tmp_path / "drawings")
+        for place, ground in (("paper", 255), ("slate", 0)):
+            folder = tmp_path / place / name
+            folder.mkdir(parents=True)
+            for picture in range(2):
+                sheet = Image.new("L", (40, 40), ground)
+                sheet.paste((number + picture) % 256, (10, 10, 30, 30))
+                sheet.save(folder / f"{picture}.png")
+    paper, slate = choose(tmp_path / "paper"), choose(tmp_path / "slate")
 
-    assert drawings.network.name == "small" and drawings.data.channels == 1
-    assert drawings.data.split == "category" and drawings.sampler.kind == "category"
+    for drawings in (paper, slate):
+        assert drawings.network.name == "small" and drawings.data.channels == 1
+        assert drawings.data.split == "category" and drawings.sampler.kind == "category"
+    assert paper.data.fit == "trim" and slate.data.fit is None
 
 
 def other_pairs(classes: Path) -> str:
