@@ -75,6 +75,7 @@ Picture = str | os.PathLike[str] | bytes | Image.Image | Region
 __all__ = [
     "EXTENSIONS",
     "MAX_BYTES",
+    "NEARLY_WHITE",
     "Fit",
     "Picture",
     "Pixels",
@@ -98,7 +99,7 @@ MAX_BYTES = 1 << 29  # half a gigabyte of file; larger ones are not photographs
 Fit = Literal["squash", "crop", "pad", "trim"]
 # Of "trim": a value from here on is white in every channel; the window's side over that of what is not white; and the
 # least side of the latter, as a share of the picture's.
-_NEARLY_WHITE, _TRIM_MARGIN, _TRIM_LEAST = 224, 1.2, 0.25
+NEARLY_WHITE, _TRIM_MARGIN, _TRIM_LEAST = 224, 1.2, 0.25
 _INTERPOLATION = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -406,7 +407,7 @@ class Preprocessing:
     def _trimmed(self, image: Image.Image) -> tuple[float, float, float, float]:
         """(left, top, right, bottom) in pixels, of the proportions of `size`, around all that is not white."""
         tall, wide = self.size
-        content = image.point([255 * (value < _NEARLY_WHITE) for value in range(256)] * len(image.getbands())).getbbox()
+        content = image.point([255 * (value < NEARLY_WHITE) for value in range(256)] * len(image.getbands())).getbbox()
         left, top, right, bottom = content or (0, 0, image.width, image.height)
         # A full stop is not to fill the frame: it would look like a wheel.
         least = _TRIM_LEAST * max(image.size)

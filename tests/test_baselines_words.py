@@ -67,8 +67,8 @@ class TestFinding:
         scores = bag.images(asked) @ bag.images(gallery).T
         by_pixels = Pixels().images(asked) @ Pixels().images(gallery).T
         right = np.arange(21)
-        # Which words are learned depends a little on how many threads share the work.
-        assert (scores.argmax(axis=1) == right).sum() >= (19 if bag.detector == "sift" else 15)
+        # One picture of the 21 lies at the edge: it is found or not as the processor's kernels round (OpenBLAS).
+        assert (scores.argmax(axis=1) == right).sum() >= (20 if bag.detector == "sift" else 16)
         assert (by_pixels.argmax(axis=1) == right).sum() <= 4
         assert all(bag.reranked(asked[i], gallery, scores[i])[0] == i for i in (0, 4, 8))
 

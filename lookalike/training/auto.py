@@ -3,7 +3,7 @@
 Recipes, all measured (see ``configs/`` and DECISIONS.md):
 
 - *drawings* (small, in shades of grey, hundreds of classes: handwriting, signs, logos): a small network from scratch,
-  as in ``configs/omniglot.toml``;
+  near that of ``configs/omniglot.toml``;
 - *everything else*: the encoder that ships goes on learning, so that the verdict is about what training added;
 - *words*: two towers, the encoder that ships resting in one of them.
 """
@@ -21,14 +21,13 @@ import numpy as np
 
 from lookalike.bundle import Bundle, default_path
 from lookalike.errors import ImageError
-from lookalike.images import read
+from lookalike.images import NEARLY_WHITE, read
 from lookalike.labels import Labelled, labelled
 from lookalike.splits import split
 from lookalike.training.config import TrainConfig, read_config
 
 # Pictures looked at to tell drawings from photographs.
 LOOKED_AT = 48
-WHITE = 224  # a value from here on; "trim" takes it for white, too
 
 Ground = Literal["white", "other"]
 
@@ -202,14 +201,14 @@ def _drawings(ground: Ground) -> dict[str, Any]:
 def _drawings_on(found: Labelled) -> Ground | None:
     """What most of a sample is drawn on, if the sample is small and without colour; None if it is of photographs."""
     places = np.linspace(0, len(found.examples) - 1, min(LOOKED_AT, len(found.examples))).round().astype(int)
-    seen = [look for place in places if (look := _small_and_grey(found.examples[place].path)) is not None]
+    seen = [look for place in places if (look := _look(found.examples[place].path)) is not None]
     if not seen or np.mean([small for small, _ in seen]) <= 0.9:
         return None
     return "white" if np.mean([white for _, white in seen]) > 0.9 else "other"
 
 
-def _small_and_grey(path: str) -> tuple[bool, bool] | None:
-    """Whether a picture is; and whether nearly all of its border is white, as of what is drawn on paper."""
+def _look(path: str) -> tuple[bool, bool] | None:
+    """Whether a picture is small and grey, and whether most of its border is white, as of what is drawn on paper."""
     try:
         image = read(path)
     except ImageError:
@@ -217,4 +216,4 @@ def _small_and_grey(path: str) -> tuple[bool, bool] | None:
     small = max(image.size) <= 128
     pixels = np.asarray(image, dtype=np.int16)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return small and int(np.ptp(pixels, axis=2).max()) <= 8, float(np.mean(border >= WHITE)) > 0.8
+    return small and int(np.ptp(pixels, axis=2).max()) <= 8, float(np.mean(border >= NEARLY_WHITE)) > 0.8
